@@ -1,1 +1,16 @@
+//! The event log: what makes an acknowledgement durable and everything else derivable.
+//!
+//! Here are the seam ([`EventLog`], [`Subscription`]), the one fold driver that every consumer runs on ([`fold`]), the laws
+//! every engine keeps ([`laws`]) and the embedded engine ([`embedded`]).
+//!
+//! Deliberately absent: what a record means.
 
+pub mod embedded;
+pub mod fold;
+pub mod laws;
+mod seam;
+mod topic;
+
+pub use seam::*;
+pub use topic::*;
+pub use wardline_domain::{Cause, Failure, Position};

@@ -1,0 +1,104 @@
+//! The one driver of every consumer: position, digest, marks, checkpoint, replay, retry.
+//!
+//! A role supplies [`Fold::apply`] and [`Fold::effects`] for one partition and [`Folds`] to make it; nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use wardline_domain::{Failure, Position};
+use wardline_store::checkpoints::Checkpoint;
+use wardline_store::Checkpoints;
+
+use crate::seam::{EventLog, FetchLimits, Group, LogRecord, Start, Started};
+use crate::topic::{Partition, Topic};
+
+/// One partition's consumer.
+#[async_trait]
+pub trait Fold: Send {
+    /// What a batch came to.
+    type Effects: Send + Sync;
+
+    /// Folds a batch into the state and says what must be done. Called once a batch; may read stores. On an error it must
+    /// have left the state as it was: the same batch comes again.
+    async fn apply(&mut self, batch: &[LogRecord]) -> Result<Self::Effects, Failure>;
+
+    /// Does it. Every part is idempotent: after an error the same effects come again, and after a crash the same batch is
+    /// folded again from the last checkpoint.
+    async fn effects(&mut self, effects: &Self::Effects) -> Result<(), Failure>;
+
+    /// What to keep in the checkpoint beside the place.
+    fn marks(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    /// Called after the batch's effects are done and its checkpoint is written, in order.
+    async fn done(&mut self, _through: Position) {}
+}
+
+/// Makes the consumers of a topic's partitions.
+#[async_trait]
+pub trait Folds: Send + Sync + 'static {
+    /// One partition's consumer.
+    type Fold: Fold + 'static;
+
+    /// A partition was assigned. `checkpoint` is where the one before got to.
+    async fn assigned(&self, partition: u32, checkpoint: Option<&Checkpoint>, started: Started)
+    -> Result<Self::Fold, Failure>;
+
+    /// A partition was taken away, or the driver ends. The fold is given back.
+    async fn revoked(&self, partition: u32, fold: Self::Fold);
+
+    /// A batch could not be folded or done: it is tried again after a pause. For health.
+    fn paused(&self, _partition: u32, _failure: &Failure) {}
+
+    /// Folding goes on after [`Folds::paused`].
+    fn resumed(&self, _partition: u32) {}
+}
+
+/// How to drive.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The topic.
+    pub topic: Topic,
+    /// Who shares it.
+    pub group: Group,
+    /// How much a batch holds.
+    pub limits: FetchLimits,
+    /// Where a partition without checkpoint begins.
+    pub start: Start,
+    /// Whether places are kept in the store; without, every start is from `start`.
+    pub checkpointed: bool,
+    /// How often the store is flushed and the log trimmed behind it.
+    pub trim_every: Duration,
+}
+
+/// Why the driver ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// It was told to.
+    #[error("told to stop")]
+    Stopped,
+    /// The log does not hold what the checkpoint names, or the store is corrupt: a person must look.
+    #[error("partition {partition:?} halted: {failure}")]
+    Halted {
+        /// Which.
+        partition: Option<Partition>,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// Follows the topic until `stop`. Each partition is folded by its own task, so a slow one does not hold up the others.
+#[allow(clippy::todo)]
+pub async fn run<F: Folds>(
+    _log: Arc<dyn EventLog>,
+    _checkpoints: Arc<dyn Checkpoints>,
+    _folds: Arc<F>,
+    _options: Options,
+    _stop: CancellationToken,
+) -> Ended {
+    todo!()
+}
