@@ -3,6 +3,7 @@
 //!
 //! Deliberately absent: clocks, randomness, engines, protobuf, `async`.
 
+mod codec;
 pub mod conversation;
 pub mod digest;
 pub mod envelope;

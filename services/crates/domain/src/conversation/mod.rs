@@ -1,16 +1,24 @@
 //! The conversation state machine: a pure fold over the records of one conversation. Two owners of a partition, a zombie
 //! included, compute identical rows.
+//!
+//! Deliberately absent: effects. What an outcome means for tables and feeds is the caller's.
 
-use std::collections::BTreeMap;
+mod apply;
+mod chain;
+mod commit;
+mod duplicates;
+mod head;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
+pub use self::apply::apply;
+pub use self::chain::{chain_next, chain_start, payload_digest};
+pub use self::head::{Head, InvalidHead, Newest};
 
 use crate::Digest;
 use crate::envelope::{Epoch, Generation, Sequence};
-use crate::ids::{ConversationId, DeviceId, MessageId, TenantId, UserId};
+use crate::ids::{ConversationId, DeviceId, MessageId, UserId};
 use crate::position::Position;
-use crate::record::{ConversationKind, GroupStateRef, Policy, Record};
 use crate::roster::{Audience, Roster, RosterDelta};
 
 /// The most users a conversation holds.
@@ -33,57 +41,6 @@ pub struct Conversation {
     pub head: Option<Head>,
     /// Its roster.
     pub roster: Arc<Roster>,
-}
-
-/// What stands in the head cell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
-    /// The last record applied.
-    pub last: Position,
-    /// That record's digest.
-    pub last_digest: Digest,
-    /// The position of the Create record.
-    pub created: Position,
-    /// That record's content digest (of tenant, kind, suite, policy, creator, group state; not of its acceptance time), so
-    /// that a repeated Create is told from another one.
-    pub create_digest: Digest,
-    /// The home tenant.
-    pub tenant: TenantId,
-    /// The kind.
-    pub kind: ConversationKind,
-    /// The MLS cipher suite.
-    pub suite: u16,
-    /// The latest sequence.
-    pub sequence: Sequence,
-    /// The chain hash at `sequence`.
-    pub chain: Digest,
-    /// The MLS group's generation.
-    pub generation: Generation,
-    /// The MLS group's epoch.
-    pub epoch: Epoch,
-    /// The message id of the commit that led to `epoch`; `None` at epoch 0.
-    pub epoch_winner: Option<MessageId>,
-    /// The roster's version.
-    pub members_version: u64,
-    /// The policy.
-    pub policy: Policy,
-    /// The group state of `epoch`.
-    pub group_state: GroupStateRef,
-    /// Set aside, and why.
-    pub quarantined: Option<String>,
-    /// The newest id of the most recent senders (devices), with the position it was seen at.
-    pub newest: BTreeMap<DeviceId, Newest>,
-    /// The greatest id evicted from `newest`.
-    pub floor: Option<MessageId>,
-}
-
-/// A sender's newest id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Newest {
-    /// The id.
-    pub message: MessageId,
-    /// Where it was seen: what makes a sender recent.
-    pub at: Position,
 }
 
 /// What is already known of the record's (conversation, device, message_id).
@@ -228,57 +185,9 @@ pub struct Rejection {
     pub winner: Option<MessageId>,
 }
 
-/// The bytes are not those of a head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a head: {0}")]
-pub struct InvalidHead(pub &'static str);
-
-#[allow(unused_variables, clippy::todo)]
-impl Head {
-    /// Canonical bytes: version byte first, maps sorted.
-    pub fn encode(&self) -> Bytes {
-        todo!()
-    }
-    /// Reads what [`Head::encode`] wrote.
-    pub fn decode(bytes: &[u8]) -> Result<Self, InvalidHead> {
-        todo!()
-    }
-}
-
-#[allow(unused_variables, clippy::todo)]
 impl Conversation {
     /// One that does not exist yet.
     pub fn absent(id: ConversationId) -> Self {
         Self { id, head: None, roster: Arc::default() }
     }
-
-    /// The outcome that must be read before the record is applied; `None` when the head proves that it is new (or the record
-    /// needs none).
-    pub fn lookup(&self, record: &Record) -> Option<OutcomeKey> {
-        todo!()
-    }
-}
-
-/// Applies one record. Reads nothing but its arguments; never panics; a record of another conversation is `Ignored`.
-///
-/// The caller's duty: records in log order; `prior` from a quorum read and the current batch's overlay whenever
-/// [`Conversation::lookup`] asks for it.
-#[allow(unused_variables, clippy::todo)]
-pub fn apply(conversation: &mut Conversation, prior: Prior, record: &Record) -> Outcome {
-    todo!()
-}
-
-/// chain(0): SHA-256(conversation_id).
-pub fn chain_start(id: ConversationId) -> Digest {
-    Digest::of(id.as_bytes())
-}
-
-/// chain(n) = SHA-256(chain(n−1) ‖ u64be n ‖ SHA-256(envelope) ‖ SHA-256(mls_message)).
-pub fn chain_next(previous: Digest, sequence: Sequence, envelope: Digest, mls_message: Digest) -> Digest {
-    Digest::of_parts(&[previous.as_bytes(), &sequence.0.to_be_bytes(), envelope.as_bytes(), mls_message.as_bytes()])
-}
-
-/// The digest of a submission's bytes that an outcome row keeps.
-pub fn payload_digest(envelope: Digest, mls_message: Digest) -> Digest {
-    Digest::of_parts(&[envelope.as_bytes(), mls_message.as_bytes()])
 }
