@@ -1,0 +1,1 @@
+//! A role's gRPC server: bound port, layers, health, reflection, drain.
