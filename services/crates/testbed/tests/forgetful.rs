@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
@@ -188,6 +188,9 @@ fn changes(disk: &Path) {
     synced.write_all_at(b"kept", 0).unwrap();
     synced.sync_all().unwrap();
     synced.write_all_at(b"lost", 0).unwrap();
+    const O_DSYNC: i32 = 0o10000;
+    let mut through = OpenOptions::new().write(true).custom_flags(O_DSYNC).open(disk.join("through")).unwrap();
+    through.write_all(b"kept").unwrap();
     ready();
 }
 
@@ -332,10 +335,12 @@ fn every_kind_of_change_of_content_is_undone() {
     for name in untouched {
         fs::write(bed.disk().join(name), b"0123456789").unwrap();
     }
-    fs::write(bed.disk().join("synced"), b"0123456789").unwrap();
+    for name in ["synced", "through"] {
+        fs::write(bed.disk().join(name), b"0123456789").unwrap();
+    }
     let report = bed.cut(&bed.forgetful(), "changes");
     let mut expected = files(untouched.map(|name| (name, Some("0123456789"))));
-    expected.insert("synced".to_owned(), Some("kept456789".to_owned()));
+    expected.extend(files(["synced", "through"].map(|name| (name, Some("kept456789")))));
     assert_eq!(bed.tree(), expected);
     assert_eq!(report.files_restored, 8);
     assert_eq!(report.names_undone, 0);

@@ -17,8 +17,8 @@
 //!   [`Forgetful::forget`] counts as synced. A process that exits and is followed by another loses nothing in between,
 //!   and the later loss of power takes back the unsynced work of both.
 //!
-//! A recorded small write costs about ten microseconds where a bare one costs one, and a write to a socket or a pipe pays
-//! for the detour too: take no measurements under it.
+//! A recorded small write costs about ten microseconds where a bare one costs one, and a write to a socket or a pipe
+//! pays for the detour too: take no measurements under it.
 //!
 //! Deliberately absent:
 //! - Partial survival. All of the unsynced is lost, never a part; no torn sectors, no reordering.
