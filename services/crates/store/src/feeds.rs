@@ -81,8 +81,12 @@ pub trait Feeds: Send + Sync {
     async fn put_receipts_of(&self, rows: &[ReceiptOfRow]) -> Result<()>;
 
     /// Reads what a user was told by records above `updated_after`, at most `limit` (the most recent when there are more).
-    async fn receipts_of(&self, user: UserId, updated_after: Option<Position>, limit: usize)
-    -> Result<Vec<ReceiptOfRow>>;
+    async fn receipts_of(
+        &self,
+        user: UserId,
+        updated_after: Option<Position>,
+        limit: usize,
+    ) -> Result<Vec<ReceiptOfRow>>;
 
     /// Drops rows older than `before`. Engines whose rows expire by themselves do nothing.
     async fn expire(&self, before: Timestamp) -> Result<()>;

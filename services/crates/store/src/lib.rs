@@ -21,8 +21,8 @@ pub use checkpoints::Checkpoints;
 pub use conversations::{Blobs, Conversations};
 pub use directory::Directory;
 pub use feeds::Feeds;
-pub use watermarks::Watermarks;
 pub use wardline_domain::{Cause, Failure};
+pub use watermarks::Watermarks;
 
 /// What every call answers.
 pub type Result<T> = std::result::Result<T, Failure>;
