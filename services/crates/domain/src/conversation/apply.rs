@@ -118,8 +118,8 @@ fn created(conversation: &mut Conversation, record: &Record, create: &Create) ->
     Outcome::Created { delta }
 }
 
-/// The digest of what a Create asks.
-fn create_digest(create: &Create) -> Digest {
+/// The digest of what a Create asks: not of when it was accepted, so that a repeated Create is told from another one.
+pub fn create_digest(create: &Create) -> Digest {
     let mut out = Encoder::with_capacity(256);
     out.raw(create.tenant.as_bytes()).u8(create.kind as u8).u16(create.suite);
     super::head::write_policy(&mut out, &create.policy);

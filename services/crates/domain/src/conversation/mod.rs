@@ -11,7 +11,7 @@ mod head;
 
 use std::sync::Arc;
 
-pub use self::apply::apply;
+pub use self::apply::{apply, create_digest};
 pub use self::chain::{chain_next, chain_start, payload_digest};
 pub use self::head::{Head, InvalidHead, Newest};
 

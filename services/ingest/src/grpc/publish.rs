@@ -1,0 +1,160 @@
+//! The Publish stream: many messages in flight, answered in the order sent, up to the first unknown outcome.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use wardline_domain::Timestamp;
+use wardline_proto::convert::{envelope as wire_envelope, time};
+use wardline_proto::reason::Reason;
+use wardline_proto::v1;
+use wardline_proto::v1::publish_response::Frame;
+use wardline_proto::v1::publish_result::Result as Fate;
+use wardline_runtime::Refusal;
+use wardline_runtime::caller::DeviceCaller;
+
+use crate::Ingest;
+
+/// A message's id as sent and what became of it.
+type Answer = (String, Result<Timestamp, Refusal>);
+
+impl Ingest {
+    pub(crate) fn publish_stream(
+        &self,
+        caller: DeviceCaller,
+        up: Streaming<v1::PublishRequest>,
+    ) -> Pin<Box<dyn Stream<Item = Result<v1::PublishResponse, Status>> + Send>> {
+        let (down, frames) = mpsc::channel(64);
+        tokio::spawn(self.clone().publish_loop(caller, up, down));
+        Box::pin(ReceiverStream::new(frames))
+    }
+
+    /// Ends when the client ends, at the first unknown outcome, when the session or device ends, or when the server drains.
+    async fn publish_loop(
+        self,
+        caller: DeviceCaller,
+        mut up: Streaming<v1::PublishRequest>,
+        down: mpsc::Sender<Result<v1::PublishResponse, Status>>,
+    ) {
+        let options = &self.inner.options;
+        let started = v1::PublishStarted { max_in_flight: options.publish_in_flight, max_bytes: options.publish_bytes };
+        if down.send(Ok(frame(Frame::Started(started)))).await.is_err() {
+            return;
+        }
+        let mut window = Window::default();
+        let mut waiting: FuturesOrdered<BoxFuture<'static, Answer>> = FuturesOrdered::new();
+        let mut reading = true;
+        while reading || !waiting.is_empty() {
+            let room = window.has_room(options.publish_in_flight, options.publish_bytes);
+            tokio::select! {
+                Some(answer) = waiting.next() => {
+                    window.answered();
+                    if !answered(&down, answer).await {
+                        return;
+                    }
+                }
+                message = up.message(), if reading && room => match message {
+                    Ok(Some(request)) => {
+                        if let Err(refusal) = self.still_allowed(&caller) {
+                            let _ = down.send(Err(refusal.into())).await;
+                            return;
+                        }
+                        window.sent(&request);
+                        waiting.push_back(self.publish_one(&caller, request).await);
+                    }
+                    Ok(None) | Err(_) => reading = false,
+                },
+                () = self.inner.drain.cancelled(), if reading => {
+                    reading = false;
+                    if down.send(Ok(frame(Frame::Draining(v1::PublishDraining {})))).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn still_allowed(&self, caller: &DeviceCaller) -> Result<(), Refusal> {
+        if self.inner.deps.clock.now() > caller.expires_at.plus(wardline_runtime::session::LEEWAY) {
+            return Err(Refusal::new(Reason::SessionExpired));
+        }
+        self.inner.deps.revocations.check(caller.user, caller.device).map_err(Refusal::new)
+    }
+
+    /// Takes a message's place in the log's queue before the next one is read; its durability is awaited beside the others.
+    async fn publish_one(&self, caller: &DeviceCaller, request: v1::PublishRequest) -> BoxFuture<'static, Answer> {
+        let id = message_id(&request);
+        match self.inner.submit_content(caller, request.sealed).await {
+            Ok(submitted) => {
+                let inner = self.inner.clone();
+                async move { (id, inner.finish(submitted).await) }.boxed()
+            }
+            Err(refusal) => std::future::ready((id, Err(refusal))).boxed(),
+        }
+    }
+}
+
+/// The id as far as the envelope can be read, for the answer.
+fn message_id(request: &v1::PublishRequest) -> String {
+    let sealed = request.sealed.as_ref();
+    let envelope = sealed.and_then(|sealed| wire_envelope::decode(&sealed.envelope).ok());
+    envelope.map(|envelope| envelope.message.to_string()).unwrap_or_default()
+}
+
+/// Sends an answer. False when the stream is to end.
+async fn answered(down: &mpsc::Sender<Result<v1::PublishResponse, Status>>, (id, answer): Answer) -> bool {
+    let unknown = answer
+        .as_ref()
+        .is_err_and(|refusal| matches!(refusal.reason, Reason::Unavailable | Reason::DeadlineExceeded));
+    let result = match answer {
+        Ok(accepted_at) => Fate::AcceptTime(time::to_wire(accepted_at)),
+        Err(refusal) => Fate::Failure(failure(refusal)),
+    };
+    let result = v1::PublishResult { message_id: id, result: Some(result) };
+    down.send(Ok(frame(Frame::Result(result)))).await.is_ok() && !unknown
+}
+
+fn failure(refusal: Refusal) -> v1::PublishFailure {
+    v1::PublishFailure {
+        code: refusal.reason.code() as i32,
+        message: refusal.reason.message().to_owned(),
+        reason: refusal.reason.as_str().to_owned(),
+        metadata: refusal.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        // A delay of ours is far below what the wire can say.
+        retry_delay: refusal.retry_after.and_then(|delay| delay.try_into().ok()),
+    }
+}
+
+fn frame(frame: Frame) -> v1::PublishResponse {
+    v1::PublishResponse { frame: Some(frame) }
+}
+
+/// What is unanswered. Beyond it nothing more is read: the client's stream is held back by HTTP/2 flow control.
+#[derive(Debug, Default)]
+struct Window {
+    sizes: VecDeque<usize>,
+    bytes: usize,
+}
+
+impl Window {
+    fn has_room(&self, messages: u32, bytes: u32) -> bool {
+        self.sizes.len() < messages as usize && self.bytes < bytes as usize
+    }
+
+    fn sent(&mut self, request: &v1::PublishRequest) {
+        let sealed = request.sealed.as_ref();
+        let size = sealed.map_or(0, |sealed| sealed.envelope.len() + sealed.mls_message.len());
+        self.sizes.push_back(size);
+        self.bytes += size;
+    }
+
+    fn answered(&mut self) {
+        self.bytes -= self.sizes.pop_front().unwrap_or_default();
+    }
+}
+
