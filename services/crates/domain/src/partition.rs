@@ -26,7 +26,7 @@ impl PartitionCount {
     }
 
     /// The partition of a 16-byte id. The hash is named `sha256-be32`: the first four bytes of SHA-256(key), big-endian,
-    /// masked. It must never change: `golden` below and every cluster's data depend on it.
+    /// masked. It must never change: every cluster's data depends on it (golden vectors in tests/golden.rs).
     pub fn partition_of(self, key: &[u8; 16]) -> u32 {
         let digest = Digest::of(key);
         let [a, b, c, d, ..] = *digest.as_bytes();

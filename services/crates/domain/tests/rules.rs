@@ -121,7 +121,10 @@ fn a_repeated_create_is_told_from_another_by_its_content() {
 fn records_of_other_conversations_change_nothing() {
     let mut world = World::new();
     let before = world.conversation.clone();
-    let mut other = record(9, world.millis, body(&world.content(0x10)));
+    let used = world.content(0x10);
+    world.submit(&used);
+    let before = Conversation { head: world.conversation.head.clone(), ..before };
+    let mut other = record(9, world.millis, body(&used));
     other.conversation = ConversationId::from_bytes([1; 16]);
     assert_eq!(world.conversation.lookup(&other), None);
     assert_eq!(apply(&mut world.conversation, Prior::None, &other), Outcome::Ignored);
@@ -130,7 +133,11 @@ fn records_of_other_conversations_change_nothing() {
     let draft = world.content(0x10);
     let foreign = |submission: &mut Submission| submission.envelope.conversation = ConversationId::from_bytes([1; 16]);
     assert_eq!(submit_with(&mut world, &draft, foreign), Outcome::Ignored);
-    assert_eq!(head(&world).sequence, Sequence(0));
+    assert_eq!(head(&world).sequence, Sequence(1));
+    let mut submission = used.build();
+    foreign(&mut submission);
+    let again = record(9, world.millis, Body::Submission(Box::new(submission)));
+    assert_eq!(world.conversation.lookup(&again), None);
 }
 
 #[test]
@@ -205,6 +212,7 @@ fn a_late_commit_conflicts_and_the_latest_winner_is_named() {
 
 #[test]
 fn a_message_id_is_judged_by_its_age_at_acceptance() {
+    assert_eq!((MESSAGE_ID_MAX_AGE_MILLIS, MESSAGE_ID_MAX_LEAD_MILLIS), (604_800_000, 300_000));
     let mut world = World::new();
     let accepted = START_MILLIS + 100 * MESSAGE_ID_MAX_AGE_MILLIS;
     let cases = [

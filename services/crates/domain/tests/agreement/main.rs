@@ -112,7 +112,7 @@ impl Both {
         let leaves: Vec<u32> = gone.iter().map(|number| self.world.leaf(*number).expect("a member")).collect();
         let draft = self.world.commit(by).adding(&joiners.iter().map(|device| device.number).collect::<Vec<_>>());
         let packages: Vec<KeyPackage> =
-            joiners.iter().map(|device| device.key_package(device.number % 2 == 0)).collect();
+            joiners.iter().map(|device| device.key_package(device.number.is_multiple_of(2))).collect();
         let references: Vec<Digest> =
             joiners.iter().zip(&packages).map(|(device, package)| device.reference(package)).collect();
         check_key_packages(&joiners, &packages, &references);

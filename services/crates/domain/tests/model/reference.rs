@@ -160,7 +160,7 @@ impl Reference {
     ) -> Result<Option<Vec<Option<Seat>>>, (RejectReason, Option<MessageId>)> {
         let plain = |reason| Err((reason, None));
         let age = i128::from(accepted_millis) - i128::from(draft.message.unix_millis());
-        if age > 7 * DAY_MILLIS || age < -5 * 60 * 1000 {
+        if !(-5 * 60 * 1000..=7 * DAY_MILLIS).contains(&age) {
             return plain(RejectReason::MessageIdTime);
         }
         if draft.expires_at.is_some_and(|expiry| expiry < at(accepted_millis)) {

@@ -44,6 +44,15 @@ pub(crate) enum Intent {
         by: Index,
         kind: u8,
     },
+    /// A device uses a low id that is new, then one of its earlier ids with other bytes.
+    Echo {
+        which: Index,
+    },
+    /// A device is removed, sends all the same, is added again, and uses that id with other bytes.
+    Return {
+        who: Index,
+        by: Index,
+    },
     /// The next draft arrives only when `Release` comes.
     Hold,
     Release {
@@ -78,6 +87,8 @@ fn intent() -> impl Strategy<Value = Intent> {
         6 => (index(), any::<bool>()).prop_map(|(which, other_bytes)| Intent::Again { which, other_bytes }),
         2 => (index(), 1..70u8).prop_map(|(from, count)| Intent::Burst { from, count }),
         1 => (index(), 0..4u8).prop_map(|(by, kind)| Intent::Odd { by, kind }),
+        2 => index().prop_map(|which| Intent::Echo { which }),
+        2 => (index(), index()).prop_map(|(who, by)| Intent::Return { who, by }),
         2 => Just(Intent::Hold),
         2 => index().prop_map(|which| Intent::Release { which }),
         1 => index().prop_map(|which| Intent::Revoke { which }),
@@ -230,6 +241,8 @@ impl Schedule {
                 }
             }
             Intent::Odd { by, kind } => self.odd(by, *kind),
+            Intent::Echo { which } if !self.past.is_empty() => self.echo(which.get(&self.past).clone()),
+            Intent::Return { who, by } => self.away_and_back(self.member(who), self.member(by)),
             Intent::Hold => self.hold_next = true,
             Intent::Release { which } if !self.held.is_empty() => {
                 let draft = self.held.swap_remove(which.index(self.held.len()));
@@ -246,7 +259,7 @@ impl Schedule {
             Intent::SetAside => self.push(Event::Control(Control::Quarantine { reason: "test".into() })),
             Intent::Create { other } if self.reference.exists() => self.create(plan, *other),
             Intent::Later { millis } => self.millis += u64::from(*millis),
-            Intent::Again { .. } | Intent::Release { .. } | Intent::Create { .. } => {}
+            Intent::Echo { .. } | Intent::Again { .. } | Intent::Release { .. } | Intent::Create { .. } => {}
         }
     }
 
@@ -296,6 +309,32 @@ impl Schedule {
             _ => {}
         }
         draft
+    }
+
+    fn echo(&mut self, earlier: Draft) {
+        self.number += 1;
+        let low = message(self.millis - 3_600_000, self.number);
+        self.send(Draft::content(earlier.device, low, self.reference.epoch()));
+        self.other_bytes(&earlier);
+    }
+
+    fn other_bytes(&mut self, earlier: &Draft) {
+        let now = Draft::content(earlier.device, earlier.message, self.reference.epoch());
+        self.push(Event::Submit(Draft { tag: earlier.tag ^ 1, ..now }));
+    }
+
+    fn away_and_back(&mut self, who: u16, by: u16) {
+        let (Some(leaf), Some(own)) = (self.leaf(who), self.leaf(by)) else { return };
+        if who == by {
+            return;
+        }
+        let removal = Draft::commit(by, own, self.fresh(), self.reference.epoch()).removing(&[leaf]);
+        self.send(removal);
+        let outside = Draft::content(who, self.fresh(), self.reference.epoch());
+        self.send(outside.clone());
+        let back = Draft::commit(by, own, self.fresh(), self.reference.epoch()).adding(&[who]);
+        self.send(back);
+        self.other_bytes(&outside);
     }
 
     /// Ids too old or too new, and an expiry that is over. A member's only: what others send too far ahead, ingest stops.
