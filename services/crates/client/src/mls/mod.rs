@@ -1,0 +1,6 @@
+//! MLS (RFC 9420) through openmls, over the transaction of the step at hand.
+
+pub(crate) mod attachment;
+pub(crate) mod group;
+pub(crate) mod key_packages;
+pub(crate) mod provider;
