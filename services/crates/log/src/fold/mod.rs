@@ -1,6 +1,12 @@
 //! The one driver of every consumer: position, digest, marks, checkpoint, replay, retry.
 //!
 //! A role supplies [`Fold::apply`] and [`Fold::effects`] for one partition and [`Folds`] to make it; nothing else.
+//!
+//! Deliberately absent: what a record means, and repeats under new positions (a producer's retry): a fold knows its own.
+
+mod driver;
+mod retry;
+mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use wardline_domain::{Failure, Position};
-use wardline_store::checkpoints::Checkpoint;
 use wardline_store::Checkpoints;
+use wardline_store::checkpoints::Checkpoint;
 
 use crate::seam::{EventLog, FetchLimits, Group, LogRecord, Start, Started};
 use crate::topic::{Partition, Topic};
@@ -45,8 +51,12 @@ pub trait Folds: Send + Sync + 'static {
     type Fold: Fold + 'static;
 
     /// A partition was assigned. `checkpoint` is where the one before got to.
-    async fn assigned(&self, partition: u32, checkpoint: Option<&Checkpoint>, started: Started)
-    -> Result<Self::Fold, Failure>;
+    async fn assigned(
+        &self,
+        partition: u32,
+        checkpoint: Option<&Checkpoint>,
+        started: Started,
+    ) -> Result<Self::Fold, Failure>;
 
     /// A partition was taken away, or the driver ends. The fold is given back.
     async fn revoked(&self, partition: u32, fold: Self::Fold);
@@ -71,7 +81,7 @@ pub struct Options {
     pub start: Start,
     /// Whether places are kept in the store; without, every start is from `start`.
     pub checkpointed: bool,
-    /// How often the store is flushed and the log trimmed behind it.
+    /// How often the store is flushed and the log trimmed behind it; only for a [`Group::Named`] with checkpoints.
     pub trim_every: Duration,
 }
 
@@ -92,13 +102,26 @@ pub enum Ended {
 }
 
 /// Follows the topic until `stop`. Each partition is folded by its own task, so a slow one does not hold up the others.
-#[allow(clippy::todo)]
+///
+/// Promises: per partition, one fold at a time in this driver; batches in order, each record at least once and none at or
+/// below the checkpoint the fold was made with; `apply`, `effects`, checkpoint, `done` in this order, each tried again, with
+/// pauses that grow to 10 s, while it fails with `Unavailable` or `Timeout`. The checkpoint names the last record of a batch
+/// whose effects are done. The record at the checkpoint is kept in the log and compared at the next start.
+/// Whatever fails `Corrupt`, or a log that does not hold what the checkpoint names, ends the whole driver with
+/// [`Ended::Halted`]: the process must not go on serving beside a partition that stands.
+///
+/// On `stop` each partition ends the attempt it is in: a batch that succeeds is checkpointed, one that fails is left for the
+/// next owner. Then the folds are given back. The same holds for a partition that was taken away. A fold that is given back may have folded a
+/// batch whose effects are not done: it must be discarded, not written.
+///
+/// The caller's duty: not to run two checkpointed groups on one topic, since there is one checkpoint a partition and the log
+/// is trimmed behind it. Dropping the future stops everything at once, as a crash would.
 pub async fn run<F: Folds>(
-    _log: Arc<dyn EventLog>,
-    _checkpoints: Arc<dyn Checkpoints>,
-    _folds: Arc<F>,
-    _options: Options,
-    _stop: CancellationToken,
+    log: Arc<dyn EventLog>,
+    checkpoints: Arc<dyn Checkpoints>,
+    folds: Arc<F>,
+    options: Options,
+    stop: CancellationToken,
 ) -> Ended {
-    todo!()
+    driver::Driver::new(log, checkpoints, folds, options).run(stop).await
 }

@@ -1,0 +1,179 @@
+//! The database: one keyspace a topic, one for what is recorded about the partitions.
+//!
+//! `meta` holds, per topic, the partition count of its creation (`count/<topic>`), and per partition the floor, below which
+//! nothing is given out, and how far removal behind it has come (`floor/<topic>/<index>`: two u64).
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
+use wardline_domain::{Cause, Failure};
+
+use super::encoding::{decode, offset_of, row};
+use super::journal;
+use super::shelf::Shelf;
+use super::{Options, topic_index};
+use crate::topic::{Partition, Topic};
+
+/// A closing owner in the same process needs a moment to let go of the directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const MEMTABLE_BYTES: u64 = 32 << 20;
+const JOURNALS_BYTES: u64 = 256 << 20;
+
+/// The newest offset of each key of a compacted partition.
+pub(super) type Newest = HashMap<Partition, HashMap<Box<[u8]>, u64>>;
+
+/// Rows of compacted partitions that a newer one of the same key supersedes.
+pub(super) type Stale = Vec<(Partition, u64)>;
+
+pub(super) struct Layout {
+    pub(super) database: Database,
+    meta: Keyspace,
+    topics: Vec<Keyspace>,
+}
+
+impl Layout {
+    pub(super) fn open(options: &Options) -> Result<Self, Failure> {
+        std::fs::create_dir_all(&options.dir).map_err(unavailable)?;
+        let database = open_database(&options.dir)?;
+        let keyspace = |name: &str| database.keyspace(name, create).map_err(unavailable);
+        let meta = keyspace("meta")?;
+        let topics = Topic::ALL.into_iter().map(|topic| keyspace(topic.name())).collect::<Result<_, _>>()?;
+        let layout = Self { database, meta, topics };
+        layout.verify_counts(options)?;
+        Ok(layout)
+    }
+
+    fn verify_counts(&self, options: &Options) -> Result<(), Failure> {
+        let mut batch = self.database.batch().durability(Some(fjall::PersistMode::SyncAll));
+        for topic in Topic::ALL {
+            let key = format!("count/{}", topic.name());
+            let wanted = options.count(topic).get();
+            match self.meta.get(&key).map_err(unavailable)? {
+                None => batch.insert(&self.meta, key, wanted.to_le_bytes().to_vec()),
+                Some(found) => {
+                    let found = <[u8; 4]>::try_from(&*found).map(u32::from_le_bytes).map_err(corrupt)?;
+                    if found != wanted {
+                        let name = topic.name();
+                        return Err(corrupt(format!(
+                            "topic {name} was created with {found} partitions and is configured with {wanted}"
+                        )));
+                    }
+                }
+            }
+        }
+        batch.commit().map_err(unavailable)
+    }
+
+    pub(super) fn topic(&self, topic: Topic) -> &Keyspace {
+        self.topics.get(topic_index(topic)).expect("there is a keyspace for each of Topic::ALL")
+    }
+
+    /// What a restart knows of a partition.
+    pub(super) fn recover(&self, partition: Partition, tail_bytes: usize) -> Result<Shelf, Failure> {
+        let (floor, _) = self.floor(partition)?;
+        let last = self.rows(partition.topic, partition.index, 0, u64::MAX).next_back();
+        let end = match last {
+            Some(guard) => offset_of(&guard.key().map_err(unavailable)?)? + 1,
+            None => 0,
+        };
+        Ok(Shelf::new(floor, end.max(floor), tail_bytes))
+    }
+
+    /// (floor, removed below)
+    pub(super) fn floor(&self, partition: Partition) -> Result<(u64, u64), Failure> {
+        let Some(value) = self.meta.get(floor_key(partition)).map_err(unavailable)? else { return Ok((0, 0)) };
+        let bytes = <[u8; 16]>::try_from(&*value).map_err(corrupt)?;
+        let (floor, swept) = bytes.split_at(8);
+        let number = |half: &[u8]| <[u8; 8]>::try_from(half).map(u64::from_le_bytes).map_err(corrupt);
+        Ok((number(floor)?, number(swept)?))
+    }
+
+    pub(super) fn put_floor(&self, batch: &mut fjall::OwnedWriteBatch, partition: Partition, floor: u64, swept: u64) {
+        batch.insert(&self.meta, floor_key(partition), [floor.to_le_bytes(), swept.to_le_bytes()].concat());
+    }
+
+    fn rows(&self, topic: Topic, index: u32, from: u64, to: u64) -> fjall::Iter {
+        self.topic(topic).range(row(index, from)..row(index, to))
+    }
+
+    /// The values of the offsets from `from` to below `to`, of about `records` and `bytes`, at least one if there is one.
+    pub(super) fn read(
+        &self,
+        partition: Partition,
+        (from, to): (u64, u64),
+        (records, bytes): (usize, usize),
+    ) -> Result<Vec<(u64, Bytes)>, Failure> {
+        let mut found = Vec::new();
+        let mut size = 0;
+        for guard in self.rows(partition.topic, partition.index, from, to).take(records.max(1)) {
+            let (key, value) = guard.into_inner().map_err(unavailable)?;
+            size += value.len();
+            if size > bytes && !found.is_empty() {
+                break;
+            }
+            found.push((offset_of(&key)?, Bytes::from(value)));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn compaction_index(&self, options: &Options) -> Result<(Newest, Stale), Failure> {
+        let (mut newest, mut stale) = (Newest::new(), Stale::new());
+        for topic in Topic::ALL.into_iter().filter(|topic| topic.compacted()) {
+            for index in 0..options.count(topic).get() {
+                let partition = Partition { topic, index };
+                let keys = newest.entry(partition).or_default();
+                for guard in self.rows(topic, index, 0, u64::MAX) {
+                    let (key, value) = guard.into_inner().map_err(unavailable)?;
+                    let offset = offset_of(&key)?;
+                    let older = keys.insert(decode(offset, value.into())?.key.as_ref().into(), offset);
+                    stale.extend(older.map(|older| (partition, older)));
+                }
+            }
+        }
+        Ok((newest, stale))
+    }
+}
+
+fn create() -> KeyspaceCreateOptions {
+    // Ciphertext does not compress.
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(MEMTABLE_BYTES)
+        .data_block_size_policy(fjall::config::BlockSizePolicy::all(32 << 10))
+        .data_block_compression_policy(fjall::config::CompressionPolicy::all(CompressionType::None))
+}
+
+fn open_database(dir: &Path) -> Result<Database, Failure> {
+    let open = || {
+        Database::builder(dir)
+            .journal_compression(CompressionType::None)
+            .manual_journal_persist(true)
+            .max_journaling_size(JOURNALS_BYTES)
+            .worker_threads(1)
+            .open()
+    };
+    journal::cut_torn_tail(dir)?;
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match open() {
+            Ok(database) => return Ok(database),
+            Err(fjall::Error::Locked) if Instant::now() < give_up => std::thread::sleep(Duration::from_millis(10)),
+            Err(fjall::Error::JournalRecovery(error)) => return journal::without_last_batch(dir, error, open),
+            Err(error) => return Err(unavailable(error)),
+        }
+    }
+}
+
+fn floor_key(partition: Partition) -> String {
+    format!("floor/{}/{}", partition.topic.name(), partition.index)
+}
+
+pub(super) fn unavailable(error: impl std::fmt::Display) -> Failure {
+    Failure::NotApplied(Cause::unavailable(error))
+}
+
+pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
+    Failure::NotApplied(Cause::corrupt(error))
+}

@@ -1,0 +1,193 @@
+//! Laws of the fold driver, over a log and a store with faults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use wardline_domain::failure::CauseKind;
+use wardline_domain::{Digest, Failure, Position};
+use wardline_store::Checkpoints as _;
+use wardline_store::checkpoints::Checkpoint;
+
+use super::faulty::Dice;
+use super::toy::{Toy, ToyFolds, lock};
+use super::{Faults, Faulty, Harness, TOPIC, append, append_batch, at, record, within};
+use crate::fold::{Ended, Options, run};
+use crate::seam::{EventLog, FetchLimits, Group, Start};
+
+const NAMES: usize = 40;
+const SEEDS: u64 = 4;
+
+fn options() -> Options {
+    Options {
+        topic: TOPIC,
+        group: Group::Named("toy"),
+        limits: FetchLimits { records: 8, bytes: 1 << 10 },
+        start: Start::Oldest,
+        checkpointed: true,
+        trim_every: Duration::from_millis(5),
+    }
+}
+
+async fn drive(log: &Arc<dyn EventLog>, toy: &Arc<Toy>, stop: CancellationToken) -> Ended {
+    let folds = Arc::new(ToyFolds(Arc::clone(toy)));
+    run(Arc::clone(log), Arc::clone(toy) as _, folds, options(), stop).await
+}
+
+/// Appends every name to each partition until it is acknowledged, so some come twice or more.
+async fn append_names(log: &dyn EventLog) {
+    for n in 0..NAMES {
+        for index in 0..4 {
+            while append_batch(log, at(index), vec![record("k", format!("{index}/{n}"))]).await.is_err() {}
+        }
+    }
+}
+
+fn assert_each_once_in_order(toy: &Toy) {
+    for index in 0..4 {
+        let expected: Vec<_> = (0..NAMES).map(|n| format!("{index}/{n}")).collect();
+        assert_eq!(toy.names(index), expected);
+    }
+}
+
+/// Until all names have their rows.
+async fn folded(toy: &Toy) {
+    let mut progress = toy.progress.subscribe();
+    within(progress.wait_for(|(rows, _)| *rows == 4 * NAMES)).await.expect("the toy outlives its watchers");
+}
+
+/// Until so many more effects were begun.
+async fn some_effects(toy: &Toy, more: u64) {
+    let mut progress = toy.progress.subscribe();
+    let until = progress.borrow_and_update().1 + more;
+    within(progress.wait_for(|(_, begun)| *begun >= until)).await.expect("the toy outlives its watchers");
+}
+
+/// Whatever the log and the store do, and wherever the driver is cut off, each record has its effect once and in order.
+pub async fn each_effect_once_and_in_order(harness: &dyn Harness) {
+    for seed in 0..SEEDS {
+        let subject = harness.fresh().await;
+        let faults =
+            Faults { refused: 0.1, lost: 0.1, told_unknown: 0.1, twice: 0.1, gap: 0.2, read: 0.02, zombies: false };
+        let log: Arc<dyn EventLog> = Arc::new(Faulty::new(subject.log(), seed, faults));
+        let toy = Arc::new(Toy::new(seed, 0.03));
+        let dice = Dice::new(seed);
+        let crashing = async {
+            for _ in 0..6 {
+                // Dropping the driver is the crash.
+                tokio::select! {
+                    ended = drive(&log, &toy, CancellationToken::new()) => panic!("{ended}"),
+                    () = some_effects(&toy, 1 + dice.below(4)) => {}
+                }
+            }
+        };
+        futures::join!(append_names(&*log), crashing);
+        let stop = CancellationToken::new();
+        let following = async {
+            folded(&toy).await;
+            stop.cancel();
+        };
+        let (ended, ()) = futures::join!(drive(&log, &toy, stop.clone()), following);
+        assert!(matches!(ended, Ended::Stopped), "{ended}");
+        assert_each_once_in_order(&toy);
+    }
+}
+
+/// Two drivers that both believe they own every partition come to the same.
+pub async fn zombies_agree(harness: &dyn Harness) {
+    for seed in 0..SEEDS {
+        let subject = harness.fresh().await;
+        let log: Arc<dyn EventLog> = Arc::new(Faulty::new(
+            subject.log(),
+            seed,
+            Faults { told_unknown: 0.2, gap: 0.2, zombies: true, ..Faults::NONE },
+        ));
+        let toy = Arc::new(Toy::new(seed, 0.03));
+        let stop = CancellationToken::new();
+        let following = async {
+            append_names(&*log).await;
+            folded(&toy).await;
+            stop.cancel();
+        };
+        let (one, two, ()) =
+            futures::join!(drive(&log, &toy, stop.clone()), drive(&log, &toy, stop.clone()), following);
+        assert!(matches!((one, two), (Ended::Stopped, Ended::Stopped)));
+        assert_each_once_in_order(&toy);
+    }
+}
+
+async fn halts(harness: &dyn Harness, checkpoint: impl FnOnce(Position) -> Checkpoint) {
+    let log = harness.fresh().await.log();
+    let positions = append(&*log, at(1), &["a", "b"]).await;
+    let toy = Arc::new(Toy::new(0, 0.0));
+    let put = toy.put((TOPIC.name(), 1), &checkpoint(positions[1])).await;
+    put.expect("a toy without faults keeps places");
+    let places = Arc::clone(&toy);
+    let folds = Arc::new(Indifferent);
+    match within(run(Arc::clone(&log), places, folds, options(), CancellationToken::new())).await {
+        Ended::Halted { partition, failure: Failure::NotApplied(cause) } => {
+            assert_eq!((partition, cause.kind), (Some(at(1)), CauseKind::Corrupt));
+        }
+        ended => panic!("{ended}"),
+    }
+}
+
+/// A log that holds another record at the checkpoint's position halts the driver.
+pub async fn a_changed_log_halts(harness: &dyn Harness) {
+    halts(harness, |position| Checkpoint { position, digest: Digest::of(b"other"), marks: Default::default() }).await;
+}
+
+/// A log that ends before the checkpoint halts the driver.
+pub async fn a_checkpoint_beyond_the_log_halts(harness: &dyn Harness) {
+    let beyond = |position: Position| Position::from_u64(position.as_u64() + 1_000);
+    let checkpoint =
+        |position| Checkpoint { position: beyond(position), digest: Digest::of(b"b"), marks: Default::default() };
+    halts(harness, checkpoint).await;
+}
+
+/// A partition whose store fails is paused and says so; the others go on; stopping does not wait for it.
+pub async fn a_stuck_partition_holds_up_no_other(harness: &dyn Harness) {
+    let log = harness.fresh().await.log();
+    append_names(&*log).await;
+    let mut toy = Toy::new(0, 0.0);
+    toy.stuck = Some(2);
+    let toy = Arc::new(toy);
+    let stop = CancellationToken::new();
+    let following = async {
+        let mut progress = toy.progress.subscribe();
+        within(progress.wait_for(|(rows, _)| *rows == 3 * NAMES)).await.expect("the toy outlives its watchers");
+        some_effects(&toy, 1).await;
+        assert_eq!(lock(&toy.paused).iter().copied().collect::<Vec<_>>(), [2]);
+        stop.cancel();
+    };
+    let (ended, ()) = within(async { futures::join!(drive(&log, &toy, stop.clone()), following) }).await;
+    assert!(matches!(ended, Ended::Stopped), "{ended}");
+    assert!(toy.names(2).is_empty());
+}
+
+/// A fold that does nothing, for laws in which none is asked to.
+struct Indifferent;
+
+#[async_trait::async_trait]
+impl crate::fold::Folds for Indifferent {
+    type Fold = Self;
+
+    async fn assigned(&self, _: u32, _: Option<&Checkpoint>, _: crate::seam::Started) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    async fn revoked(&self, _: u32, _: Self) {}
+}
+
+#[async_trait::async_trait]
+impl crate::fold::Fold for Indifferent {
+    type Effects = ();
+
+    async fn apply(&mut self, _: &[crate::seam::LogRecord]) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn effects(&mut self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+}
