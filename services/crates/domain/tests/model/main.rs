@@ -161,7 +161,7 @@ fn beside_a_zombie(plan: &Plan, turns: &[(bool, u8)], wakes: u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
     fn apply_does_what_the_design_says(plan in plan()) {
