@@ -1,1 +1,73 @@
-//! What only this engine promises.
+//! The laws over this engine, and what only this engine promises.
+
+#![allow(clippy::unwrap_used)]
+
+mod codec;
+mod durability;
+mod opening;
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+
+use super::open;
+use crate::Stores;
+use crate::laws::Harness;
+
+/// Stores in a directory of their own. Declared in this order, they close before the directory goes.
+pub(super) struct EmbeddedHarness {
+    stores: Stores,
+    pub(super) dir: TempDir,
+}
+
+impl EmbeddedHarness {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { stores: open(dir.path()).unwrap(), dir }
+    }
+}
+
+#[async_trait]
+impl Harness for EmbeddedHarness {
+    async fn start() -> Option<Self> {
+        Some(Self::new())
+    }
+
+    fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    async fn reopen(self) -> Self {
+        let Self { stores, dir } = self;
+        drop(stores);
+        Self { stores: open(dir.path()).unwrap(), dir }
+    }
+
+    /// What a killed process leaves is what it has handed to the operating system: a copy of its files.
+    async fn crash(self) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        copy(self.dir.path(), dir.path());
+        Some(Self { stores: open(dir.path()).unwrap(), dir })
+    }
+
+    fn expires_when_told(&self) -> bool {
+        true
+    }
+}
+
+/// Copies a directory with all that is in it.
+pub(super) fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+crate::store_laws!(EmbeddedHarness);
