@@ -7,11 +7,13 @@ pub mod audit;
 pub mod auth;
 pub mod caller;
 pub mod clock;
+mod guard;
 pub mod members;
 pub mod revocations;
 pub mod serve;
 pub mod session;
 pub mod status;
+pub mod telemetry;
 
 pub use caller::Caller;
 pub use clock::Clock;

@@ -108,7 +108,11 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let mut details = ErrorDetails::new();
         let metadata = refusal.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Vec<_>>();
-        details.set_error_info(refusal.reason.as_str(), DOMAIN, metadata.into_iter().collect::<std::collections::HashMap<_, _>>());
+        details.set_error_info(
+            refusal.reason.as_str(),
+            DOMAIN,
+            metadata.into_iter().collect::<std::collections::HashMap<_, _>>(),
+        );
         for violation in refusal.violations {
             details.add_bad_request_violation(violation.field, violation.description);
         }

@@ -1,0 +1,136 @@
+//! What stands before every handler of a server: a span that names the method, room, a deadline, and a net under panics.
+//!
+//! Deliberately absent: per-caller quotas (roles know what costs), and anything of the request in the span but the method.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use prost::Message as _;
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+use wardline_proto::reason::Reason;
+
+use crate::Refusal;
+use crate::auth::refuse;
+use crate::status::RETRY_AFTER;
+
+/// Answered however busy the server is, or it would be taken for dead.
+const ALWAYS: &str = "/grpc.health.";
+
+/// The layer.
+#[derive(Debug, Clone)]
+pub(crate) struct GuardLayer {
+    room: Arc<Semaphore>,
+    timeout: Option<Duration>,
+    methods: Arc<HashSet<String>>,
+}
+
+impl GuardLayer {
+    /// At most `requests` handlers at work at a time, each for at most `timeout` until its response begins.
+    pub(crate) fn new(requests: usize, timeout: Option<Duration>) -> Self {
+        let room = Arc::new(Semaphore::new(requests.min(Semaphore::MAX_PERMITS)));
+        Self { room, timeout, methods: Arc::new(methods()) }
+    }
+
+    /// The method's name for the span; what a client invented is not repeated.
+    fn name_of<'a>(&self, path: &'a str) -> &'a str {
+        if self.methods.contains(path) {
+            path
+        } else if path.starts_with("/grpc.health.") {
+            "/grpc.health"
+        } else if path.starts_with("/grpc.reflection.") {
+            "/grpc.reflection"
+        } else {
+            "unknown"
+        }
+    }
+}
+
+/// The paths of all methods of the protocol.
+fn methods() -> HashSet<String> {
+    let Ok(files) = prost_types::FileDescriptorSet::decode(wardline_proto::ALL_DESCRIPTORS) else {
+        unreachable!("the descriptors were encoded by the build");
+    };
+    let mut methods = HashSet::new();
+    for file in &files.file {
+        for service in &file.service {
+            for method in &service.method {
+                methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+            }
+        }
+    }
+    methods
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { inner, layer: self.clone() }
+    }
+}
+
+/// What [`GuardLayer`] makes of a service.
+#[derive(Debug, Clone)]
+pub(crate) struct Guarded<S> {
+    inner: S,
+    layer: GuardLayer,
+}
+
+impl<S, B> Service<Request<B>> for Guarded<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let path = request.uri().path();
+        let span = tracing::info_span!("request", method = self.layer.name_of(path));
+        let permit = Arc::clone(&self.layer.room).try_acquire_owned();
+        if permit.is_err() && !path.starts_with(ALWAYS) {
+            tracing::debug!(parent: &span, "no room");
+            let refusal = Refusal::new(Reason::Overloaded).retry_after(RETRY_AFTER);
+            return futures::future::ready(Ok(refuse(refusal))).boxed();
+        }
+        // Held until the response begins: a stream's later work is bounded by its role.
+        let handler = span.in_scope(|| self.inner.call(request));
+        let timeout = self.layer.timeout;
+        async move {
+            let _permit = permit;
+            let answer = within(timeout, AssertUnwindSafe(handler).catch_unwind()).await;
+            Ok(match answer {
+                Some(Ok(Ok(response))) => response,
+                Some(Err(_)) => {
+                    tracing::error!("a handler panicked");
+                    refuse(Refusal::new(Reason::Internal))
+                }
+                None => refuse(Refusal::new(Reason::DeadlineExceeded).retry_after(RETRY_AFTER)),
+            })
+        }
+        .instrument(span)
+        .boxed()
+    }
+}
+
+async fn within<F: Future>(timeout: Option<Duration>, work: F) -> Option<F::Output> {
+    match timeout {
+        Some(timeout) => tokio::time::timeout(timeout, work).await.ok(),
+        None => Some(work.await),
+    }
+}
