@@ -22,6 +22,7 @@ mod members;
 mod messages;
 mod outcomes;
 mod receipts;
+mod repair;
 mod stripes;
 mod sync;
 #[cfg(test)]

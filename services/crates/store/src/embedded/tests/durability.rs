@@ -72,11 +72,11 @@ async fn a_surviving_checkpoint_has_everything_before_it() {
     let data = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
     let mut random = Random(1);
     let mut survived = std::collections::BTreeSet::new();
-    for _ in 0..12 {
+    for _ in 0..8 {
         cut_and_check(left.path(), 4000 + random.below(data as u64 - 4000) as usize, &mut survived).await;
     }
     cut_and_check(left.path(), data, &mut survived).await;
-    assert!(survived.len() > 5 && survived.contains(&RECORDS), "{survived:?}");
+    assert!(survived.len() > 4 && survived.contains(&RECORDS), "{survived:?}");
 }
 
 async fn cut_and_check(from: &Path, at: usize, survived: &mut std::collections::BTreeSet<u64>) {

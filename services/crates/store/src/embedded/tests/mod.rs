@@ -65,7 +65,11 @@ pub(super) fn copy(from: &Path, to: &Path) {
             std::fs::create_dir(&target).unwrap();
             copy(&entry.path(), &target);
         } else {
-            std::fs::copy(entry.path(), target).unwrap();
+            // Journals are allocated ahead: their zeros stay a hole.
+            let bytes = std::fs::read(entry.path()).unwrap();
+            let data = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
+            std::fs::write(&target, &bytes[..data]).unwrap();
+            std::fs::OpenOptions::new().write(true).open(target).unwrap().set_len(bytes.len() as u64).unwrap();
         }
     }
 }
