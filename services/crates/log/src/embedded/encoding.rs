@@ -1,13 +1,14 @@
 //! How a record lies in the database.
 //!
 //! Value: version u8, appended_at u64, key length u32, number of headers u16, per header (name length u16, value length u32,
-//! name, value), key, payload to the end. All little-endian. Key: partition u32, offset u64, both big-endian.
+//! name, value), key, payload to the end. All little-endian. Key: the partition's source u32, offset u64, both big-endian.
 
 use bytes::{Buf, BufMut, Bytes};
 use wardline_domain::{Cause, Failure, Timestamp};
 
 use super::position;
 use crate::seam::{LogRecord, NewRecord};
+use crate::topic::Partition;
 
 const VERSION: u8 = 1;
 
@@ -64,9 +65,9 @@ fn length16(length: usize) -> u16 {
     u16::try_from(length).expect("headers are few and their names are constants in the code")
 }
 
-pub(super) fn row(partition: u32, offset: u64) -> [u8; 12] {
+pub(super) fn row(partition: Partition, offset: u64) -> [u8; 12] {
     let mut key = [0; 12];
-    key[..4].copy_from_slice(&partition.to_be_bytes());
+    key[..4].copy_from_slice(&partition.source().to_be_bytes());
     key[4..].copy_from_slice(&offset.to_be_bytes());
     key
 }

@@ -1,7 +1,9 @@
-//! The database: one keyspace a topic, one for what is recorded about the partitions.
+//! The database: one keyspace, since each costs a dozen syncs at creation and holds the shared journal back until it is
+//! flushed.
 //!
-//! `meta` holds, per topic, the partition count of its creation (`count/<topic>`), and per partition the floor, below which
-//! nothing is given out, and how far removal behind it has come (`floor/<topic>/<index>`: two u64).
+//! Records lie under their partition's source number ([`Partition::source`], never 0) and offset. Under source 0 lie, per topic, the
+//! partition count of its creation (`count/<topic>`), and per partition the floor, below which nothing is given out, and how
+//! far removal behind it has come (`floor/<topic>/<index>`: two u64).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,10 +13,10 @@ use bytes::Bytes;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
 use wardline_domain::{Cause, Failure};
 
+use super::Options;
 use super::encoding::{decode, offset_of, row};
 use super::journal;
 use super::shelf::Shelf;
-use super::{Options, topic_index};
 use crate::topic::{Partition, Topic};
 
 /// A closing owner in the same process needs a moment to let go of the directory.
@@ -30,18 +32,15 @@ pub(super) type Stale = Vec<(Partition, u64)>;
 
 pub(super) struct Layout {
     pub(super) database: Database,
-    meta: Keyspace,
-    topics: Vec<Keyspace>,
+    pub(super) rows: Keyspace,
 }
 
 impl Layout {
     pub(super) fn open(options: &Options) -> Result<Self, Failure> {
         std::fs::create_dir_all(&options.dir).map_err(unavailable)?;
         let database = open_database(&options.dir)?;
-        let keyspace = |name: &str| database.keyspace(name, create).map_err(unavailable);
-        let meta = keyspace("meta")?;
-        let topics = Topic::ALL.into_iter().map(|topic| keyspace(topic.name())).collect::<Result<_, _>>()?;
-        let layout = Self { database, meta, topics };
+        let rows = database.keyspace("rows", create).map_err(unavailable)?;
+        let layout = Self { database, rows };
         layout.verify_counts(options)?;
         Ok(layout)
     }
@@ -49,10 +48,10 @@ impl Layout {
     fn verify_counts(&self, options: &Options) -> Result<(), Failure> {
         let mut batch = self.database.batch().durability(Some(fjall::PersistMode::SyncAll));
         for topic in Topic::ALL {
-            let key = format!("count/{}", topic.name());
+            let key = meta_key(&format!("count/{}", topic.name()));
             let wanted = options.count(topic).get();
-            match self.meta.get(&key).map_err(unavailable)? {
-                None => batch.insert(&self.meta, key, wanted.to_le_bytes().to_vec()),
+            match self.rows.get(&key).map_err(unavailable)? {
+                None => batch.insert(&self.rows, key, wanted.to_le_bytes().to_vec()),
                 Some(found) => {
                     let found = <[u8; 4]>::try_from(&*found).map(u32::from_le_bytes).map_err(corrupt)?;
                     if found != wanted {
@@ -67,14 +66,10 @@ impl Layout {
         batch.commit().map_err(unavailable)
     }
 
-    pub(super) fn topic(&self, topic: Topic) -> &Keyspace {
-        self.topics.get(topic_index(topic)).expect("there is a keyspace for each of Topic::ALL")
-    }
-
     /// What a restart knows of a partition.
     pub(super) fn recover(&self, partition: Partition, tail_bytes: usize) -> Result<Shelf, Failure> {
         let (floor, _) = self.floor(partition)?;
-        let last = self.rows(partition.topic, partition.index, 0, u64::MAX).next_back();
+        let last = self.range(partition, 0, u64::MAX).next_back();
         let end = match last {
             Some(guard) => offset_of(&guard.key().map_err(unavailable)?)? + 1,
             None => 0,
@@ -84,7 +79,7 @@ impl Layout {
 
     /// (floor, removed below)
     pub(super) fn floor(&self, partition: Partition) -> Result<(u64, u64), Failure> {
-        let Some(value) = self.meta.get(floor_key(partition)).map_err(unavailable)? else { return Ok((0, 0)) };
+        let Some(value) = self.rows.get(floor_key(partition)).map_err(unavailable)? else { return Ok((0, 0)) };
         let bytes = <[u8; 16]>::try_from(&*value).map_err(corrupt)?;
         let (floor, swept) = bytes.split_at(8);
         let number = |half: &[u8]| <[u8; 8]>::try_from(half).map(u64::from_le_bytes).map_err(corrupt);
@@ -92,11 +87,11 @@ impl Layout {
     }
 
     pub(super) fn put_floor(&self, batch: &mut fjall::OwnedWriteBatch, partition: Partition, floor: u64, swept: u64) {
-        batch.insert(&self.meta, floor_key(partition), [floor.to_le_bytes(), swept.to_le_bytes()].concat());
+        batch.insert(&self.rows, floor_key(partition), [floor.to_le_bytes(), swept.to_le_bytes()].concat());
     }
 
-    fn rows(&self, topic: Topic, index: u32, from: u64, to: u64) -> fjall::Iter {
-        self.topic(topic).range(row(index, from)..row(index, to))
+    fn range(&self, partition: Partition, from: u64, to: u64) -> fjall::Iter {
+        self.rows.range(row(partition, from)..row(partition, to))
     }
 
     /// The values of the offsets from `from` to below `to`, of about `records` and `bytes`, at least one if there is one.
@@ -108,7 +103,7 @@ impl Layout {
     ) -> Result<Vec<(u64, Bytes)>, Failure> {
         let mut found = Vec::new();
         let mut size = 0;
-        for guard in self.rows(partition.topic, partition.index, from, to).take(records.max(1)) {
+        for guard in self.range(partition, from, to).take(records.max(1)) {
             let (key, value) = guard.into_inner().map_err(unavailable)?;
             size += value.len();
             if size > bytes && !found.is_empty() {
@@ -125,7 +120,7 @@ impl Layout {
             for index in 0..options.count(topic).get() {
                 let partition = Partition { topic, index };
                 let keys = newest.entry(partition).or_default();
-                for guard in self.rows(topic, index, 0, u64::MAX) {
+                for guard in self.range(partition, 0, u64::MAX) {
                     let (key, value) = guard.into_inner().map_err(unavailable)?;
                     let offset = offset_of(&key)?;
                     let older = keys.insert(decode(offset, value.into())?.key.as_ref().into(), offset);
@@ -166,8 +161,12 @@ fn open_database(dir: &Path) -> Result<Database, Failure> {
     }
 }
 
-fn floor_key(partition: Partition) -> String {
-    format!("floor/{}/{}", partition.topic.name(), partition.index)
+fn floor_key(partition: Partition) -> Vec<u8> {
+    meta_key(&format!("floor/{}/{}", partition.topic.name(), partition.index))
+}
+
+fn meta_key(name: &str) -> Vec<u8> {
+    [&[0; 4], name.as_bytes()].concat()
 }
 
 pub(super) fn unavailable(error: impl std::fmt::Display) -> Failure {

@@ -52,12 +52,15 @@ struct Written {
     records: Vec<(u64, Bytes)>,
 }
 
+/// Who waits for positions, and the room that the records take until they are durable.
+type Waiter = (oneshot::Sender<Answer<Vec<Position>>>, Vec<Position>, Permit);
+
 /// One commit in the making.
 struct Commit {
     batch: OwnedWriteBatch,
     written: BTreeMap<Partition, Written>,
     floors: HashMap<Partition, Floor>,
-    appended: Vec<(oneshot::Sender<Answer<Vec<Position>>>, Vec<Position>, Permit)>,
+    appended: Vec<Waiter>,
     trimmed: Vec<oneshot::Sender<Answer<()>>>,
 }
 
@@ -94,7 +97,7 @@ impl Writer {
         let mut commit = self.prepare(requests);
         self.sweep(&mut commit);
         for (partition, offset) in &stale {
-            commit.batch.remove(self.shared.layout.topic(partition.topic), &row(partition.index, *offset)[..]);
+            commit.batch.remove(&self.shared.layout.rows, &row(*partition, *offset)[..]);
         }
         let batch = std::mem::replace(&mut commit.batch, self.shared.layout.database.batch());
         if let Err(why) = self.write(batch) {
@@ -161,14 +164,14 @@ impl Writer {
     fn append(&mut self, commit: &mut Commit, to: Partition, batch: Vec<NewRecord>) -> Vec<Position> {
         let first = self.end(commit, to);
         let at = (self.environment.clock)();
-        let rows = self.shared.layout.topic(to.topic);
+        let rows = &self.shared.layout.rows;
         let new = || Written { end: first, records: Vec::new() };
         let written = commit.written.entry(to).or_insert_with(new);
         let mut positions = Vec::with_capacity(batch.len());
         for record in batch {
             let offset = written.end;
             let value = encode(&record, at);
-            commit.batch.insert(rows, &row(to.index, offset)[..], value.clone());
+            commit.batch.insert(rows, &row(to, offset)[..], value.clone());
             if to.topic.compacted() {
                 let keys = self.newest.entry(to).or_default();
                 let older = keys.insert(record.key.as_ref().into(), offset);
@@ -201,9 +204,9 @@ impl Writer {
             let shown = self.shared.shelf(*partition).map_or(0, |shelf| shelf.extent().1);
             let to = floor.floor.min(floor.swept + left).min(shown).max(floor.swept);
             left -= to - floor.swept;
-            let rows = self.shared.layout.topic(partition.topic);
+            let rows = &self.shared.layout.rows;
             for offset in floor.swept..to {
-                commit.batch.remove(rows, &row(partition.index, offset)[..]);
+                commit.batch.remove(rows, &row(*partition, offset)[..]);
             }
             if floor.swept < to {
                 floor.swept = to;
