@@ -130,10 +130,14 @@ impl Engine {
 
     /// Writes a batch, all or nothing. To be called on the blocking pool only.
     pub(super) fn commit(&self, batch: OwnedWriteBatch) -> Result<()> {
-        batch.commit().map_err(|error| {
-            (self.fatal)(&format!("write to the journal: {error}"));
-            unknown(format!("write to the journal: {error}"))
-        })
+        batch.commit().map_err(|error| self.failed_write(&error))
+    }
+
+    /// Ends the process. Where the hook returns, as in tests, nobody knows what was written.
+    pub(super) fn failed_write(&self, error: &fjall::Error) -> Failure {
+        let message = format!("write to the journal: {error}");
+        (self.fatal)(&message);
+        unknown(message)
     }
 
     /// Writes a batch whose caller will wait for [`Syncer::synced`].

@@ -148,7 +148,7 @@ impl Faulty {
 
     /// Some of the rows, in another order.
     fn some<T: Clone>(&self, rows: &[T]) -> Vec<T> {
-        let mut some: Vec<_> = rows.iter().filter(|_| self.roll() % 2 == 0).cloned().collect();
+        let mut some: Vec<_> = rows.iter().filter(|_| self.roll().is_multiple_of(2)).cloned().collect();
         some.reverse();
         some
     }

@@ -1,5 +1,6 @@
 //! Key packages: published, counted, looked up once served.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -131,9 +132,9 @@ pub(super) fn publish(step: &mut Step<'_>, rows: &[KeyPackageRow], keep: u32) ->
     let mut replaced = BTreeSet::new();
     for row in rows {
         let of = (row.user, row.suite, row.device);
-        if !counts.contains_key(&of) {
+        if let Entry::Vacant(entry) = counts.entry(of) {
             forget_ended(step, row.user, row.suite, row.device)?;
-            counts.insert(of, count(step.table(), row.user, row.suite, row.device, step.latest())?);
+            entry.insert(count(step.table(), row.user, row.suite, row.device, step.latest())?);
         }
     }
     for row in rows.iter().rev().filter(|row| row.last_resort) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use wardline_domain::envelope::Sequence;
 use wardline_domain::roster::Roster;
 
-use super::{EmbeddedHarness, copy};
+use super::{EmbeddedHarness, copy, directory};
 use crate::Stores;
 use crate::checkpoints::Checkpoint;
 use crate::conversations::RowBatch;
@@ -66,7 +66,7 @@ async fn a_surviving_checkpoint_has_everything_before_it() {
     for n in 1..=RECORDS {
         effects(harness.stores(), n).await;
     }
-    let left = tempfile::tempdir().unwrap();
+    let left = directory();
     copy(harness.dir.path(), left.path());
     let bytes = std::fs::read(journal(left.path())).unwrap();
     let data = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
@@ -80,7 +80,7 @@ async fn a_surviving_checkpoint_has_everything_before_it() {
 }
 
 async fn cut_and_check(from: &Path, at: usize, survived: &mut std::collections::BTreeSet<u64>) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     copy(from, dir.path());
     cut(&journal(dir.path()), at);
     let stores = open(dir.path()).unwrap();

@@ -4,6 +4,7 @@
 
 mod codec;
 mod durability;
+mod failing;
 mod opening;
 
 use std::path::Path;
@@ -23,9 +24,14 @@ pub(super) struct EmbeddedHarness {
 
 impl EmbeddedHarness {
     pub(super) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         Self { stores: open(dir.path()).unwrap(), dir }
     }
+}
+
+/// An empty directory, in memory where the system has such: the laws want no disk, and its syncs would be most of their time.
+pub(super) fn directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 #[async_trait]
@@ -46,7 +52,7 @@ impl Harness for EmbeddedHarness {
 
     /// What a killed process leaves is what it has handed to the operating system: a copy of its files.
     async fn crash(self) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         copy(self.dir.path(), dir.path());
         Some(Self { stores: open(dir.path()).unwrap(), dir })
     }

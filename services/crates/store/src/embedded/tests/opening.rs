@@ -2,7 +2,7 @@
 
 use wardline_domain::failure::CauseKind;
 
-use super::EmbeddedHarness;
+use super::{EmbeddedHarness, directory};
 use crate::embedded::open;
 use crate::laws::Harness;
 
@@ -25,7 +25,7 @@ async fn another_format_is_refused_and_named() {
 
 #[tokio::test]
 async fn a_database_that_is_not_ours_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let db = database(dir.path());
     let other = db.keyspace("other", fjall::KeyspaceCreateOptions::default).unwrap();
     drop((other, db));
@@ -34,7 +34,7 @@ async fn a_database_that_is_not_ours_is_refused() {
 
 #[tokio::test]
 async fn a_creation_cut_short_is_taken_up() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let db = database(dir.path());
     let format = db.keyspace("format", fjall::KeyspaceCreateOptions::default).unwrap();
     drop((format, db));
