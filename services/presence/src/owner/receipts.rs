@@ -1,0 +1,307 @@
+//! From acknowledgements to the `receipts` topic: gathered for a moment, one record per (feeds partition, conversation,
+//! flush), and only when those are durable the devices' acknowledged positions in the store.
+//!
+//! Nothing is let go of before the log has it. What is not yet flushed when the process ends is found again by comparing
+//! the device's next cursor with its stored one ([`super::open`]).
+//!
+//! Deliberately absent: watermarks. They are the receipt role's.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use wardline_domain::envelope::Sequence;
+use wardline_domain::{ConversationId, DeviceId, Position, UserId};
+use wardline_log::{EventLog, NewRecord, Partition, Topic};
+use wardline_proto::convert::ids;
+use wardline_proto::internal::v1 as wire;
+use wardline_runtime::Clock;
+use wardline_store::Feeds;
+use wardline_store::feeds::DeviceCursorRow;
+
+use super::attachment::Delivered;
+use crate::backoff::Backoff;
+use crate::options::{Limits, Timings};
+
+/// How many bytes go into one append.
+const APPEND_BYTES: usize = 256 << 10;
+
+/// Who reports, from which feeds partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reporter {
+    pub(crate) partition: u32,
+    pub(crate) user: UserId,
+    pub(crate) device: DeviceId,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    conversations: HashMap<(u32, ConversationId), Report>,
+    cursors: HashMap<(UserId, DeviceId), Position>,
+    entries: usize,
+    /// How many flushes have taken what was pending.
+    taken: u64,
+}
+
+#[derive(Debug, Default)]
+struct Report {
+    devices: BTreeMap<(UserId, DeviceId), Progress>,
+    senders: BTreeSet<UserId>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Progress {
+    delivered: u64,
+    read: u64,
+    skipped_through: u64,
+}
+
+/// Gathers what devices report.
+pub(crate) struct Receipts {
+    log: Arc<dyn EventLog>,
+    feeds: Arc<dyn Feeds>,
+    clock: Clock,
+    limits: Limits,
+    timings: Timings,
+    pending: Mutex<Pending>,
+    some: Notify,
+    many: Notify,
+    /// How many flushes are durable.
+    done: watch::Sender<u64>,
+}
+
+impl std::fmt::Debug for Receipts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Receipts")
+    }
+}
+
+impl Receipts {
+    pub(crate) fn new(
+        log: Arc<dyn EventLog>,
+        feeds: Arc<dyn Feeds>,
+        clock: Clock,
+        limits: Limits,
+        timings: Timings,
+    ) -> Self {
+        let (done, _) = watch::channel(0);
+        Self {
+            log,
+            feeds,
+            clock,
+            limits,
+            timings,
+            pending: Mutex::default(),
+            some: Notify::new(),
+            many: Notify::new(),
+            done,
+        }
+    }
+
+    /// Whether so much waits for the log that no more should be taken in.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lock().entries >= self.limits.pending_entries
+    }
+
+    /// Everything of the feed through `at` is safe on the device; these messages are among it.
+    pub(crate) fn delivered(&self, from: Reporter, at: Position, messages: &[Delivered]) {
+        let mut pending = self.lock();
+        for message in messages {
+            let (progress, senders) = pending.progress(from, message.conversation);
+            progress.delivered = progress.delivered.max(message.sequence.0);
+            senders.insert(message.sender);
+        }
+        let cursor = pending.cursors.entry((from.user, from.device)).or_insert(at);
+        *cursor = at.max(*cursor);
+        self.wake(pending);
+    }
+
+    /// The person has seen the conversation through `sequence`.
+    pub(crate) fn read(&self, from: Reporter, conversation: ConversationId, sequence: Sequence, senders: &[UserId]) {
+        let mut pending = self.lock();
+        let (progress, named) = pending.progress(from, conversation);
+        progress.read = progress.read.max(sequence.0);
+        named.extend(senders);
+        self.wake(pending);
+    }
+
+    /// The device passes over what lies between its watermarks and these, and resumes at `at`.
+    pub(crate) fn skipped(&self, from: Reporter, at: Position, through: &[(ConversationId, Sequence)]) {
+        let mut pending = self.lock();
+        for (conversation, sequence) in through {
+            let (progress, _) = pending.progress(from, *conversation);
+            progress.skipped_through = progress.skipped_through.max(sequence.0);
+        }
+        let cursor = pending.cursors.entry((from.user, from.device)).or_insert(at);
+        *cursor = at.max(*cursor);
+        self.wake(pending);
+    }
+
+    /// Waits until everything gathered before the call is durable.
+    pub(crate) async fn flushed(&self) {
+        let wanted = {
+            let pending = self.lock();
+            pending.taken + u64::from(!pending.is_empty())
+        };
+        let mut done = self.done.subscribe();
+        self.some.notify_one();
+        self.many.notify_one();
+        // The sender lives as long as `self`.
+        let _ = done.wait_for(|done| *done >= wanted).await;
+    }
+
+    /// Flushes until `stop`, and then what is left within `grace`.
+    pub(crate) async fn run(&self, stop: CancellationToken, grace: Duration) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = self.some.notified() => {}
+                () = stop.cancelled() => break,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.timings.flush_delay) => {}
+                () = self.many.notified() => {}
+                () = stop.cancelled() => {}
+            }
+            tokio::select! {
+                biased;
+                () = self.flush() => {}
+                () = async { stop.cancelled().await; tokio::time::sleep(grace).await } => {
+                    tracing::warn!("receipts were left unflushed at the end; devices will report them again");
+                    return;
+                }
+            }
+        }
+        if tokio::time::timeout(grace, self.flush()).await.is_err() {
+            tracing::warn!("receipts were left unflushed at the end; devices will report them again");
+        }
+    }
+
+    async fn flush(&self) {
+        let (taken, batch) = {
+            let mut pending = self.lock();
+            if pending.is_empty() {
+                return;
+            }
+            let number = pending.taken + 1;
+            (number, std::mem::replace(&mut *pending, Pending { taken: number, ..Pending::default() }))
+        };
+        for (partition, records) in self.records(&batch) {
+            self.append(partition, &records).await;
+        }
+        self.put_cursors(&batch).await;
+        self.done.send_replace(taken);
+    }
+
+    fn records(&self, batch: &Pending) -> Vec<(Partition, Vec<NewRecord>)> {
+        let now = self.clock.now().as_micros();
+        let count = self.log.partitions(Topic::Receipts);
+        let mut by_partition: BTreeMap<u32, Vec<NewRecord>> = BTreeMap::new();
+        for ((_, conversation), report) in &batch.conversations {
+            let index = count.partition_of(conversation.as_bytes());
+            by_partition.entry(index).or_default().push(NewRecord {
+                key: ids::bytes16(conversation.as_bytes()),
+                payload: report.record(*conversation, now).encode_to_vec().into(),
+                headers: Vec::new(),
+            });
+        }
+        let mut out = Vec::new();
+        for (index, mut records) in by_partition {
+            while !records.is_empty() {
+                let mut bytes = 0;
+                let fits = records.iter().take_while(|record| {
+                    bytes += record.payload.len();
+                    bytes <= APPEND_BYTES
+                });
+                let rest = records.split_off(fits.count().max(1));
+                out.push((Partition { topic: Topic::Receipts, index }, std::mem::replace(&mut records, rest)));
+            }
+        }
+        out
+    }
+
+    /// Appends until the log has it. A repeat is safe: receipts are merged by maximum.
+    async fn append(&self, to: Partition, records: &[NewRecord]) {
+        let mut backoff = Backoff::new(&self.timings);
+        while let Err(problem) = append(&*self.log, to, records.to_vec()).await {
+            tracing::warn!(%problem, "receipts wait for the log");
+            backoff.pause().await;
+        }
+    }
+
+    async fn put_cursors(&self, batch: &Pending) {
+        let rows: Vec<DeviceCursorRow> = batch
+            .cursors
+            .iter()
+            .map(|((user, device), at)| DeviceCursorRow { user: *user, device: *device, acknowledged: *at })
+            .collect();
+        let mut backoff = Backoff::new(&self.timings);
+        while let Err(failure) = self.feeds.put_device_cursors(&rows).await {
+            tracing::warn!(%failure, "acknowledged positions wait for the store");
+            backoff.pause().await;
+        }
+    }
+
+    fn wake(&self, pending: MutexGuard<'_, Pending>) {
+        let many = pending.entries >= self.limits.flush_entries;
+        drop(pending);
+        self.some.notify_one();
+        if many {
+            self.many.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // Additions are whole or absent.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reserves and appends.
+pub(crate) async fn append(
+    log: &dyn EventLog,
+    to: Partition,
+    records: Vec<NewRecord>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let bytes: usize = records.iter().map(|record| record.key.len() + record.payload.len()).sum();
+    let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+    let permit = log.reserve(bytes)?;
+    log.append(permit, to, records).await?;
+    Ok(())
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.conversations.is_empty() && self.cursors.is_empty()
+    }
+
+    fn progress(&mut self, from: Reporter, conversation: ConversationId) -> (&mut Progress, &mut BTreeSet<UserId>) {
+        let report = self.conversations.entry((from.partition, conversation)).or_default();
+        if !report.devices.contains_key(&(from.user, from.device)) {
+            self.entries += 1;
+        }
+        (report.devices.entry((from.user, from.device)).or_default(), &mut report.senders)
+    }
+}
+
+impl Report {
+    fn record(&self, conversation: ConversationId, now: u64) -> wire::ReceiptRecord {
+        let devices = self.devices.iter().map(|((user, device), progress)| wire::DeviceReceiptRecord {
+            user_id: ids::bytes16(user.as_bytes()),
+            device_id: ids::bytes16(device.as_bytes()),
+            delivered: progress.delivered,
+            read: progress.read,
+            skipped_through: progress.skipped_through,
+        });
+        wire::ReceiptRecord {
+            conversation_id: ids::bytes16(conversation.as_bytes()),
+            flushed_at_us: now,
+            devices: devices.collect(),
+            sender_user_ids: self.senders.iter().map(|user| Bytes::copy_from_slice(user.as_bytes())).collect(),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The latest events of a feeds partition, in memory: what lets a device that has caught up with the store meet the live
+//! stream without a gap.
+//!
+//! Deliberately absent: the devices.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use wardline_domain::{DeviceId, Position, UserId};
+
+use crate::event::FeedEvent;
+
+/// One event with those it is for.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The feeds record's place.
+    pub(crate) position: Position,
+    /// The event.
+    pub(crate) event: Arc<FeedEvent>,
+    /// By user, each once.
+    pub(crate) recipients: Vec<Recipient>,
+}
+
+/// One recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Recipient {
+    /// The user.
+    pub(crate) user: UserId,
+    /// The user's event before.
+    pub(crate) previous: Option<Position>,
+    /// The devices it is for; empty means all.
+    pub(crate) devices: Vec<DeviceId>,
+}
+
+impl Entry {
+    /// The user among the recipients.
+    pub(crate) fn recipient(&self, user: UserId) -> Option<&Recipient> {
+        let index = self.recipients.binary_search_by_key(&user, |recipient| recipient.user).ok()?;
+        self.recipients.get(index)
+    }
+
+    fn cost(&self) -> usize {
+        self.event.cost() + self.recipients.len() * size_of::<Recipient>()
+    }
+}
+
+/// One user's share of an event.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    /// The feeds record's place.
+    pub(crate) position: Position,
+    /// The user's event before.
+    pub(crate) previous: Option<Position>,
+    /// The devices it is for; empty means all.
+    pub(crate) devices: Vec<DeviceId>,
+    /// The event.
+    pub(crate) event: Arc<FeedEvent>,
+}
+
+/// Whether an event for `devices` is for `device`.
+pub(crate) fn addressed(devices: &[DeviceId], device: DeviceId) -> bool {
+    devices.is_empty() || devices.contains(&device)
+}
+
+/// The latest events.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+    /// Everything above it is in here.
+    floor: Position,
+    max_entries: usize,
+    max_bytes: usize,
+}
+
+impl Ring {
+    /// Empty, complete above `floor`.
+    pub(crate) const fn new(floor: Position, max_entries: usize, max_bytes: usize) -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, floor, max_entries, max_bytes }
+    }
+
+    /// Adds the next event, lets go of the oldest. A repeat changes nothing and answers false.
+    pub(crate) fn push(&mut self, entry: Arc<Entry>) -> bool {
+        if entry.position <= self.last() {
+            return false;
+        }
+        self.bytes += entry.cost();
+        self.entries.push_back(entry);
+        while self.entries.len() > self.max_entries || (self.bytes > self.max_bytes && self.entries.len() > 1) {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.bytes -= oldest.cost();
+            self.floor = oldest.position;
+        }
+        true
+    }
+
+    /// Forgets everything up to `floor`.
+    pub(crate) fn reset(&mut self, floor: Position) {
+        if floor > self.floor {
+            while self.entries.front().is_some_and(|entry| entry.position <= floor) {
+                if let Some(entry) = self.entries.pop_front() {
+                    self.bytes -= entry.cost();
+                }
+            }
+            self.floor = floor;
+        }
+    }
+
+    /// Whether every event above `seen` is in here.
+    pub(crate) fn covers(&self, seen: Option<Position>) -> bool {
+        seen.unwrap_or_default() >= self.floor
+    }
+
+    /// A user's events above `seen`, at most `limit`.
+    pub(crate) fn rows(&self, user: UserId, seen: Option<Position>, limit: usize) -> Vec<Row> {
+        let start = self.entries.partition_point(|entry| Some(entry.position) <= seen);
+        let rows = self.entries.range(start..).filter_map(|entry| {
+            let recipient = entry.recipient(user)?;
+            Some(Row {
+                position: entry.position,
+                previous: recipient.previous,
+                devices: recipient.devices.clone(),
+                event: Arc::clone(&entry.event),
+            })
+        });
+        rows.take(limit).collect()
+    }
+
+    fn last(&self) -> Position {
+        self.entries.back().map_or(self.floor, |entry| entry.position)
+    }
+}
