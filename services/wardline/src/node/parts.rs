@@ -1,0 +1,105 @@
+//! What the roles of one instance share.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use wardline_log::fold;
+use wardline_runtime::audit::Audit;
+use wardline_runtime::auth::{AuthLayer, Authenticator};
+use wardline_runtime::members::Members;
+use wardline_runtime::revocations::Revocations;
+use wardline_runtime::serve;
+
+use super::{Fault, NodeOptions, Over, Role, StartError};
+
+/// How many conversations' heads and rosters an instance caches.
+const MEMBERS_CACHED: usize = 100_000;
+/// How old a cached one may be.
+const MEMBERS_FRESH: Duration = Duration::from_secs(5);
+
+/// What the roles of one instance share.
+#[derive(Debug)]
+pub struct Parts {
+    pub(super) over: Over,
+    pub(super) members: Members,
+    pub(super) revocations: Revocations,
+    pub(super) authenticator: Authenticator,
+    pub(super) drain: CancellationToken,
+    pub(super) stop: CancellationToken,
+    pub(super) listeners: TaskTracker,
+    pub(super) folds: TaskTracker,
+    pub(super) fault: mpsc::Sender<Fault>,
+}
+
+impl Parts {
+    pub(super) async fn assemble(
+        over: Over,
+        options: &NodeOptions,
+        drain: CancellationToken,
+        stop: CancellationToken,
+        fault: mpsc::Sender<Fault>,
+    ) -> Result<Self, StartError> {
+        let conversations = Arc::clone(&over.stores.conversations);
+        let members = Members::new(conversations, MEMBERS_CACHED, MEMBERS_FRESH, over.clock.clone());
+        let revocations = Revocations::follow(Arc::clone(&over.log), stop.clone()).await?;
+        let authenticator = Authenticator {
+            keys: Arc::clone(&options.keys.session),
+            revocations: revocations.clone(),
+            registry: Arc::clone(&over.registry),
+            clock: over.clock.clone(),
+        };
+        let (listeners, folds) = (TaskTracker::new(), TaskTracker::new());
+        Ok(Self { over, members, revocations, authenticator, drain, stop, listeners, folds, fault })
+    }
+
+    pub(super) fn audit(&self, role: Role) -> Audit {
+        Audit { log: Arc::clone(&self.over.log), role: role.name(), clock: self.over.clock.clone() }
+    }
+
+    /// Sessions are needed for everything but `open`.
+    pub(super) fn auth(&self, open: &'static [&'static str]) -> Option<AuthLayer> {
+        Some(AuthLayer { authenticator: self.authenticator.clone(), open })
+    }
+
+    /// Binds and serves until the drain. The address is known when this answers.
+    pub(super) async fn listen(
+        &self,
+        name: &'static str,
+        address: SocketAddr,
+        services: Routes,
+        auth: Option<AuthLayer>,
+        options: &NodeOptions,
+    ) -> Result<SocketAddr, StartError> {
+        let bound =
+            serve::bind(address).await.map_err(|source| StartError::Listen { role: name, address, source })?;
+        let address = bound.address;
+        let serving = serve::Options { tls: options.tls.clone(), reflection: auth.is_some(), ..serve::Options::default() };
+        let (health, _) = tonic_health::server::health_reporter();
+        let (drain, fault, grace) = (self.drain.clone(), self.fault.clone(), options.grace);
+        self.listeners.spawn(async move {
+            if let Err(error) = serve::serve(bound, services, auth, health, serving, drain, grace).await {
+                // Nobody hears it when the instance is going away already.
+                let _ = fault.send(Fault::Listener { role: name, error }).await;
+            }
+        });
+        Ok(address)
+    }
+
+    /// Runs a fold until the stop; a halt is a fault of the instance.
+    pub(super) fn fold(&self, role: Role, run: impl Future<Output = fold::Ended> + Send + 'static) {
+        let fault = self.fault.clone();
+        self.folds.spawn(async move {
+            match run.await {
+                fold::Ended::Stopped => {}
+                ended @ fold::Ended::Halted { .. } => {
+                    let _ = fault.send(Fault::Halted { role: role.name(), ended }).await;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,78 @@
+//! Each role, put together.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tonic::service::Routes;
+
+use super::parts::Parts;
+use super::{NodeOptions, Role, StartError};
+
+type Addresses = BTreeMap<&'static str, SocketAddr>;
+
+pub(super) async fn ingest(parts: &Parts, options: &NodeOptions, to: &mut Addresses) -> Result<(), StartError> {
+    let deps = wardline_ingest::Deps {
+        log: Arc::clone(&parts.over.log),
+        stores: parts.over.stores.clone(),
+        members: parts.members.clone(),
+        revocations: parts.revocations.clone(),
+        registry: Arc::clone(&parts.over.registry),
+        audit: parts.audit(Role::Ingest),
+        clock: parts.over.clock.clone(),
+    };
+    let role = wardline_ingest::Ingest::new(deps, options.ingest.clone(), parts.drain.clone());
+    let address =
+        parts.listen("ingest", options.listen.ingest, Routes::new(role.service()), parts.auth(&[]), options).await?;
+    to.insert("ingest", address);
+    Ok(())
+}
+
+pub(super) fn fanout(parts: &Parts, options: &NodeOptions) {
+    let deps = wardline_fanout::Deps {
+        log: Arc::clone(&parts.over.log),
+        stores: parts.over.stores.clone(),
+        health: wardline_fanout::Health::default(),
+    };
+    parts.fold(Role::Fanout, wardline_fanout::run(deps, options.fanout.clone(), parts.stop.clone()));
+}
+
+pub(super) async fn presence(
+    parts: &Parts,
+    options: &NodeOptions,
+    to: &mut Addresses,
+) -> Result<Arc<wardline_presence::Presence>, StartError> {
+    let deps = wardline_presence::Deps {
+        log: Arc::clone(&parts.over.log),
+        stores: parts.over.stores.clone(),
+        registry: Arc::clone(&parts.over.registry),
+        members: parts.members.clone(),
+        authenticator: parts.authenticator.clone(),
+        revocations: parts.revocations.clone(),
+        clock: parts.over.clock.clone(),
+        audit: parts.audit(Role::Presence),
+        link_key: wardline_presence::LinkKey::new(options.keys.link.clone()),
+    };
+    // The link's own address is what others are told, and it is not known before its port is open: so the port comes first.
+    let reserved = std::net::TcpListener::bind(options.listen.link).and_then(|listener| listener.local_addr());
+    let link = reserved.map_err(|source| StartError::Listen {
+        role: "link",
+        address: options.listen.link,
+        source,
+    })?;
+    let advertise = options.link_advertise.clone().unwrap_or_else(|| format!("http://{link}"));
+    let mut role_options = wardline_presence::Options::new(advertise);
+    role_options.peers.clone_from(&options.link_peers);
+    role_options.timings = options.presence_timings.clone();
+    role_options.limits = options.presence_limits.clone();
+    let role = Arc::new(wardline_presence::Presence::new(deps, role_options));
+    to.insert("link", parts.listen("link", link, Routes::new(role.link_service()), None, options).await?);
+    let public = Routes::new(role.delivery_service());
+    to.insert(
+        "presence",
+        parts.listen("presence", options.listen.presence, public, parts.auth(&[]), options).await?,
+    );
+    let (running, stop) = (Arc::clone(&role), parts.stop.clone());
+    parts.fold(Role::Presence, async move { running.run(stop).await });
+    Ok(role)
+}
