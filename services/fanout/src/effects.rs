@@ -1,0 +1,76 @@
+//! What a batch came to, and the order in which it is done.
+//!
+//! Rows (quorum), then feed records (all acknowledged), then heads (quorum); the driver writes the checkpoint after that. So
+//! whoever is told of a message finds its row, and a head says only what has been told.
+//!
+//! Feed records of one source partition reach each feeds partition in source order and without gaps: they go out in waves,
+//! and a wave begins when all of the one before is acknowledged. When any append fails, the whole batch's effects come
+//! again from the first record on, by this process or by the next owner, before anything later does. So a record may be
+//! there twice, which the owner of the feeds partition sees by its mark, but none is overtaken by a later one, which the
+//! mark would turn into a loss.
+//!
+//! Deliberately absent: skipping what was done before. Every part is the same when it is done again.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use wardline_domain::Failure;
+use wardline_log::{EventLog, NewRecord, Partition, Topic};
+use wardline_store::Conversations;
+use wardline_store::conversations::{HeadRow, RowBatch};
+
+use crate::append;
+use crate::feed_records::{FeedEvent, Numbering, PendingRecord};
+
+/// How many bytes of feed records are on their way at once, about: one wave.
+const WAVE_BYTES: usize = 1 << 20;
+
+/// What a batch came to.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Messages, outcomes, roster versions, memberships.
+    pub(crate) rows: RowBatch,
+    /// Records that do not decode, with their partition of `deadletters`.
+    pub(crate) dead_letters: BTreeMap<Partition, Vec<NewRecord>>,
+    /// In source order.
+    pub(crate) feed_events: Vec<FeedEvent>,
+    /// Of the conversations that changed, by id.
+    pub(crate) heads: Vec<HeadRow>,
+}
+
+impl Effects {
+    /// Does them in order. `source` is the partition they were derived from.
+    pub(crate) async fn run(
+        &self,
+        source: Partition,
+        log: &dyn EventLog,
+        conversations: &dyn Conversations,
+    ) -> Result<(), Failure> {
+        if self.rows != RowBatch::default() {
+            conversations.put_rows(&self.rows).await?;
+        }
+        append::all(log, &self.dead_letters).await?;
+        self.tell(source, log).await?;
+        if !self.heads.is_empty() {
+            conversations.put_heads(&self.heads).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, source: Partition, log: &dyn EventLog) -> Result<(), Failure> {
+        let mut numbering = Numbering::default();
+        let mut wave = BTreeMap::<Partition, Vec<PendingRecord<'_>>>::new();
+        let mut bytes = 0;
+        for event in &self.feed_events {
+            for (index, record) in numbering.records(source.source(), event) {
+                wave.entry(Partition { topic: Topic::Feeds, index }).or_default().push(record);
+            }
+            bytes += event.bytes();
+            if bytes >= WAVE_BYTES {
+                append::all(log, &mem::take(&mut wave)).await?;
+                bytes = 0;
+            }
+        }
+        append::all(log, &wave).await
+    }
+}

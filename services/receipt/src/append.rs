@@ -1,0 +1,79 @@
+//! Appends records to many partitions within the log's byte budget.
+//!
+//! Deliberately absent: retries. A caller whose append failed repeats everything from the first record on: what follows a
+//! record that is not in the log must not get there before it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use wardline_domain::{Cause, Failure};
+use wardline_log::{Appended, EventLog, NewRecord, Partition, Permit, Refused};
+
+/// Something that becomes a record once there is room for it.
+pub(crate) trait Pending: Sync {
+    /// How many bytes key and payload will take, exactly.
+    fn bytes(&self) -> usize;
+
+    /// The record.
+    fn build(&self) -> NewRecord;
+}
+
+impl Pending for NewRecord {
+    fn bytes(&self) -> usize {
+        self.key.len() + self.payload.len()
+    }
+
+    fn build(&self) -> NewRecord {
+        self.clone()
+    }
+}
+
+/// Appends each partition's records as one batch and waits for all. When the budget is used up by these batches themselves,
+/// the rest waits for them; when it is used up by others, the whole fails `NotApplied`.
+///
+/// # Errors
+/// The first failure, after every append has its answer. Other partitions' records may be in the log then.
+pub(crate) async fn all<T: Pending>(log: &dyn EventLog, batches: &BTreeMap<Partition, Vec<T>>) -> Result<(), Failure> {
+    let mut flying = FuturesUnordered::<Appended>::new();
+    let mut result = Ok(());
+    for (to, batch) in batches {
+        match room(log, batch, &mut flying).await {
+            Ok(Some(permit)) => flying.push(log.append(permit, *to, batch.iter().map(T::build).collect())),
+            Ok(None) => {}
+            Err(failure) => {
+                result = Err(failure);
+                break;
+            }
+        }
+    }
+    while let Some(answer) = flying.next().await {
+        result = result.and(answer.map(drop));
+    }
+    result
+}
+
+/// Room for a batch; `None` for an empty one.
+async fn room<T: Pending>(
+    log: &dyn EventLog,
+    batch: &[T],
+    flying: &mut FuturesUnordered<Appended>,
+) -> Result<Option<Permit>, Failure> {
+    let bytes = u32::try_from(batch.iter().map(T::bytes).sum::<usize>());
+    let Some(bytes) = NonZeroU32::new(bytes.map_err(|_| refused(Refused::TooLarge))?) else { return Ok(None) };
+    loop {
+        match log.reserve(bytes) {
+            Ok(permit) => return Ok(Some(permit)),
+            Err(Refused::Overloaded { .. }) if !flying.is_empty() => {
+                if let Some(answer) = flying.next().await {
+                    answer?;
+                }
+            }
+            Err(other) => return Err(refused(other)),
+        }
+    }
+}
+
+fn refused(refused: Refused) -> Failure {
+    Failure::NotApplied(Cause::unavailable(refused))
+}

@@ -1,0 +1,222 @@
+//! One partition of `receipts`: decode, read the watermarks the batch touches, merge, say who is told.
+//!
+//! A batch tells each user once about each device, with the state after the batch: what it says of earlier records of the
+//! batch is contained in it.
+//!
+//! Deliberately absent: a cache. The read is one a batch, and what it read is as new as the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use prost::Message as _;
+use wardline_domain::{Failure, UserId};
+use wardline_log::fold::{Fold, Folds};
+use wardline_log::{EventLog, LogRecord, NewRecord, Partition, Started, Topic};
+use wardline_proto::convert::ids::{bytes16, bytes32};
+use wardline_proto::internal::v1 as wire;
+use wardline_store::Watermarks;
+use wardline_store::checkpoints::Checkpoint;
+use wardline_store::feeds::WatermarkKey;
+use wardline_store::watermarks::WatermarkRow;
+
+use crate::effects::{Effects, Summary};
+use crate::health::Health;
+use crate::record::{Flush, decode};
+use crate::watermark::{advance, unreported};
+
+/// The most watermarks of one summary; more make several.
+const MAX_WATERMARKS: usize = 1024;
+
+/// Makes the folds of the partitions of `receipts`.
+pub struct Receipts {
+    log: Arc<dyn EventLog>,
+    watermarks: Arc<dyn Watermarks>,
+    health: Health,
+}
+
+impl fmt::Debug for Receipts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Receipts")
+    }
+}
+
+impl Receipts {
+    /// Over a log and a store.
+    pub fn new(log: Arc<dyn EventLog>, watermarks: Arc<dyn Watermarks>, health: Health) -> Self {
+        Self { log, watermarks, health }
+    }
+}
+
+#[async_trait]
+impl Folds for Receipts {
+    type Fold = PartitionFold;
+
+    async fn assigned(
+        &self,
+        partition: u32,
+        _checkpoint: Option<&Checkpoint>,
+        _started: Started,
+    ) -> Result<PartitionFold, Failure> {
+        let partition = Partition { topic: Topic::Receipts, index: partition };
+        Ok(PartitionFold { partition, log: Arc::clone(&self.log), watermarks: Arc::clone(&self.watermarks) })
+    }
+
+    async fn revoked(&self, partition: u32, _fold: PartitionFold) {
+        self.health.resumed(partition);
+    }
+
+    fn paused(&self, partition: u32, failure: &Failure) {
+        tracing::warn!(partition, %failure, "receipt waits for an engine");
+        self.health.paused(partition);
+    }
+
+    fn resumed(&self, partition: u32) {
+        tracing::info!(partition, "receipt goes on");
+        self.health.resumed(partition);
+    }
+}
+
+/// Folds one partition.
+pub struct PartitionFold {
+    partition: Partition,
+    log: Arc<dyn EventLog>,
+    watermarks: Arc<dyn Watermarks>,
+}
+
+impl fmt::Debug for PartitionFold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PartitionFold({})", self.partition.index)
+    }
+}
+
+#[async_trait]
+impl Fold for PartitionFold {
+    type Effects = Effects;
+
+    async fn apply(&mut self, batch: &[LogRecord]) -> Result<Effects, Failure> {
+        let mut effects = Effects::default();
+        let flushes = self.decode(batch, &mut effects);
+        let mut rows = self.read(&flushes).await?;
+        for flush in &flushes {
+            for report in &flush.reports {
+                let key = (flush.conversation, report.user, report.device);
+                advance(rows.entry(key).or_insert_with(|| unreported(key)), report, flush.at);
+            }
+        }
+        self.summarize(&told(&flushes), &rows, &mut effects);
+        effects.watermarks = rows.into_values().collect();
+        Ok(effects)
+    }
+
+    async fn effects(&mut self, effects: &Effects) -> Result<(), Failure> {
+        effects.run(&*self.log, &*self.watermarks).await
+    }
+}
+
+type Rows = BTreeMap<WatermarkKey, WatermarkRow>;
+/// Who is told of which devices.
+type Told = BTreeMap<UserId, BTreeSet<WatermarkKey>>;
+
+/// Senders are told of everybody else's devices; a reader's other devices of what was read on one.
+fn told(flushes: &[Flush]) -> Told {
+    let mut told = Told::new();
+    for flush in flushes {
+        for report in &flush.reports {
+            let key = (flush.conversation, report.user, report.device);
+            for sender in flush.senders.iter().filter(|sender| **sender != report.user) {
+                told.entry(*sender).or_default().insert(key);
+            }
+            if report.read > 0 {
+                told.entry(report.user).or_default().insert(key);
+            }
+        }
+    }
+    told
+}
+
+impl PartitionFold {
+    fn decode(&self, batch: &[LogRecord], effects: &mut Effects) -> Vec<Flush> {
+        let mut flushes = Vec::with_capacity(batch.len());
+        for raw in batch {
+            match self.decode_one(raw) {
+                Ok(flush) => flushes.push(flush),
+                Err(reason) => self.bury(raw, &reason, effects),
+            }
+        }
+        flushes
+    }
+
+    fn decode_one(&self, raw: &LogRecord) -> Result<Flush, String> {
+        let flush = decode(raw.payload.clone()).map_err(|violation| violation.to_string())?;
+        let count = self.log.partitions(self.partition.topic);
+        if count.partition_of(flush.conversation.as_bytes()) != self.partition.index {
+            // Two owners would merge one conversation's receipts.
+            return Err("conversation_id: belongs to another partition".to_owned());
+        }
+        Ok(flush)
+    }
+
+    fn bury(&self, raw: &LogRecord, reason: &str, effects: &mut Effects) {
+        let partition = self.partition.index;
+        tracing::error!(partition, position = %raw.position, reason, "a record does not decode");
+        let digest = raw.digest();
+        let letter = wire::DeadLetterRecord {
+            topic: self.partition.topic.name().to_owned(),
+            partition,
+            position: raw.position.as_u64(),
+            reason: reason.to_owned(),
+            digest: bytes32(&digest),
+        };
+        let (key, _) = digest.as_bytes().split_first_chunk::<16>().expect("a digest has 32 bytes");
+        let index = self.log.partitions(Topic::DeadLetters).partition_of(key);
+        let payload = letter.encode_to_vec().into();
+        let record = NewRecord { key: Bytes::copy_from_slice(key), payload, headers: Vec::new() };
+        effects.dead_letters.entry(Partition { topic: Topic::DeadLetters, index }).or_default().push(record);
+    }
+
+    /// The stored rows of the devices that report.
+    async fn read(&self, flushes: &[Flush]) -> Result<Rows, Failure> {
+        let keys: Vec<WatermarkKey> = devices(flushes).into_iter().collect();
+        if keys.is_empty() {
+            return Ok(Rows::new());
+        }
+        let rows = self.watermarks.get(&keys).await?;
+        Ok(keys.into_iter().zip(rows).filter_map(|(key, row)| Some((key, row?))).collect())
+    }
+
+    fn summarize(&self, told: &Told, rows: &Rows, effects: &mut Effects) {
+        let feeds = self.log.partitions(Topic::Feeds);
+        for (user, keys) in told {
+            let to = Partition { topic: Topic::Feeds, index: feeds.partition_of(user.as_bytes()) };
+            let states: Vec<_> = keys.iter().filter_map(|key| rows.get(key)).map(state).collect();
+            let summary = |watermarks: &[wire::WatermarkRecord]| {
+                let user_id = bytes16(user.as_bytes());
+                Summary::new(wire::ReceiptSummaryRecord { user_id, watermarks: watermarks.to_vec() })
+            };
+            effects.summaries.entry(to).or_default().extend(states.chunks(MAX_WATERMARKS).map(summary));
+        }
+    }
+}
+
+fn devices(flushes: &[Flush]) -> BTreeSet<WatermarkKey> {
+    let of_flush = |flush: &Flush| {
+        let conversation = flush.conversation;
+        flush.reports.iter().map(move |report| (conversation, report.user, report.device)).collect::<Vec<_>>()
+    };
+    flushes.iter().flat_map(of_flush).collect()
+}
+
+fn state(row: &WatermarkRow) -> wire::WatermarkRecord {
+    wire::WatermarkRecord {
+        conversation_id: bytes16(row.conversation.as_bytes()),
+        user_id: bytes16(row.user.as_bytes()),
+        device_id: bytes16(row.device.as_bytes()),
+        delivered: row.delivered,
+        read: row.read,
+        skipped: row.skipped.iter().flat_map(|(first, last)| [*first, *last]).collect(),
+        when_us: row.when.as_micros(),
+    }
+}
