@@ -7,8 +7,8 @@ use std::path::Path;
 
 use openmls_basic_credential::SignatureKeyPair;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use wardline_domain::conversation::RejectReason;
 use wardline_domain::{ConversationId, DeviceId, MessageId, TenantId, UserId};
+use wardline_proto::reason::Reason;
 
 use crate::clock::Clock;
 use crate::content::ContentId;
@@ -52,7 +52,7 @@ pub(crate) struct Core {
     stopped: bool,
     last_message: MessageId,
     /// Why commits of this process were lost, for whoever waits for them.
-    pub(crate) lost_commits: HashMap<MessageId, RejectReason>,
+    pub(crate) lost_commits: HashMap<MessageId, Reason>,
 }
 
 /// One step: a transaction, and what it will tell once it is committed.
@@ -62,7 +62,7 @@ pub(crate) struct Step<'a> {
     pub(crate) clock: &'a Clock,
     pub(crate) told: Vec<Incoming>,
     last_message: MessageId,
-    pub(crate) lost: Vec<(MessageId, RejectReason)>,
+    pub(crate) lost: Vec<(MessageId, Reason)>,
 }
 
 /// What came of a step.

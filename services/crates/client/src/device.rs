@@ -3,6 +3,7 @@
 //! Deliberately absent: decisions. They are in the steps (`core`), the outbox worker and the feed; this file joins them.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -129,6 +130,10 @@ pub(crate) struct Inner {
     pub(crate) upward: Notify,
     /// The running feed.
     pub(crate) feed: Mutex<Option<CancellationToken>>,
+    /// The person is using the device; to be told.
+    pub(crate) active: AtomicBool,
+    /// Key packages are being published.
+    pub(crate) replenishing: AtomicBool,
     /// Why the feed has ended for good.
     pub(crate) fault: Mutex<Option<Error>>,
 }
@@ -275,6 +280,8 @@ impl Device {
             work: Notify::new(),
             upward: Notify::new(),
             feed: Mutex::new(None),
+            active: AtomicBool::new(false),
+            replenishing: AtomicBool::new(false),
             fault: Mutex::new(None),
         });
         let worker = crate::outbox::worker::run(Arc::clone(&inner));
@@ -319,6 +326,11 @@ impl Device {
     /// Its tenant; `None` before it is enrolled.
     pub fn tenant(&self) -> Option<TenantId> {
         self.inner.lock().identity.account.map(|account| account.tenant)
+    }
+
+    /// A new session's token, for calls by other means. It speaks for this device: treat it as a secret.
+    pub async fn session_token(&self) -> Result<String, Error> {
+        self.inner.rpc.new_token().await
     }
 
     // Enrolment and keys

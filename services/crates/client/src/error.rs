@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use wardline_domain::conversation::RejectReason;
 use wardline_proto::reason::Reason;
 
 /// What a device could not do. Never carries plaintext, ids or tokens.
@@ -17,9 +16,9 @@ pub enum Error {
     /// No answer, or one that leaves it open: it may have happened. A repeat of the same bytes is safe.
     #[error("unknown outcome ({0:?})")]
     Unknown(Code),
-    /// Accepted, but it got no sequence.
+    /// It got no sequence, or lost against another commit.
     #[error("rejected: {0:?}")]
-    Rejected(RejectReason),
+    Rejected(Reason),
     /// The device is closed, or a failpoint stopped it.
     #[error("the device has stopped")]
     Stopped,
@@ -67,6 +66,7 @@ impl Error {
     pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::Refused(refusal) => refusal.reason,
+            Self::Rejected(reason) => Some(*reason),
             _ => None,
         }
     }

@@ -10,6 +10,7 @@
 //! Deliberately absent: a user interface, push notifications, an object store for large attachments, role inboxes, and any
 //! printing of plaintext, ids or tokens.
 
+mod admin;
 mod backoff;
 mod clock;
 mod commit;
@@ -31,6 +32,7 @@ mod store;
 mod token;
 mod view;
 
+pub use self::admin::Admin;
 pub use self::backoff::Backoff;
 pub use self::clock::Clock;
 pub use self::content::{Attached, Body, ContentId, Outgoing};
@@ -44,6 +46,6 @@ pub use self::view::{
     ConversationStatus, ConversationView, HistoryEntry, HistoryKind, Incoming, MemberView, MessageState, ReceiptView,
     View,
 };
-pub use wardline_domain::conversation::RejectReason;
 pub use wardline_domain::record::ConversationKind;
 pub use wardline_domain::{ConversationId, DeviceId, MessageId, TenantId, Timestamp, UserId};
+pub use wardline_proto::reason::Reason;

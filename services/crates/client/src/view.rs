@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use wardline_domain::conversation::RejectReason;
 use wardline_domain::record::ConversationKind;
 use wardline_domain::{ConversationId, DeviceId, Digest, MessageId, Timestamp, UserId};
+use wardline_proto::reason::Reason;
 
 use crate::content::{Body, ContentId};
 use crate::core::Core;
@@ -35,12 +35,14 @@ pub enum Incoming {
         /// What.
         content: ContentId,
         /// Why.
-        reason: RejectReason,
+        reason: Reason,
     },
     /// A commit of this device lost or was refused. Whoever asked for it asks again if it is still needed.
     CommitLost {
         /// The conversation.
         conversation: ConversationId,
+        /// Why.
+        reason: Reason,
     },
     /// Sequences that this device will never read.
     Skipped {

@@ -9,6 +9,7 @@ pub(crate) mod feed;
 pub(crate) mod identity;
 pub(crate) mod messages;
 pub(crate) mod outbox;
+pub(crate) mod requests;
 mod schema;
 pub(crate) mod watermarks;
 
