@@ -14,7 +14,7 @@ use wardline_proto::convert::time;
 use crate::error::Error;
 
 /// The largest attachment that travels inside its message, in bytes.
-pub const MAX_INLINE_ATTACHMENT_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_INLINE_ATTACHMENT_BYTES: usize = 64 * 1024;
 
 /// What stays the same when content is sealed again under another message id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

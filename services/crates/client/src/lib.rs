@@ -11,6 +11,7 @@
 //! printing of plaintext, ids or tokens.
 
 mod admin;
+mod admin;
 mod backoff;
 mod clock;
 mod commit;
@@ -32,6 +33,7 @@ mod store;
 mod token;
 mod view;
 
+pub use self::admin::Admin;
 pub use self::admin::Admin;
 pub use self::backoff::Backoff;
 pub use self::clock::Clock;

@@ -7,5 +7,4 @@ pub(crate) mod enrollment;
 pub(crate) mod follow;
 
 pub use self::chain::{DeviceLog, Entry, LoggedDevice, canonical_bytes, entry_hash};
-pub(crate) use self::chain::{Key, verify_entry};
 pub use self::enrollment::{EnrollmentRequest, Vouch};

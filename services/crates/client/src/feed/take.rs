@@ -198,7 +198,6 @@ impl Step<'_> {
         let provider = self.provider();
         group.clear_pending_commit(provider.storage()).map_err(mls)?;
         group.merge_staged_commit(&provider, staged).map_err(mls)?;
-        drop(provider);
         self.lose_own(row)?;
         if gone {
             return self.removed(row.id);

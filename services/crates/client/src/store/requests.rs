@@ -22,8 +22,6 @@ pub(crate) struct Waiting {
     /// The commit's message; zeros for a Create.
     pub(crate) message: MessageId,
     pub(crate) request: Request,
-    /// The epoch it was made in.
-    pub(crate) epoch: Epoch,
     /// To be sent; else the feed will tell.
     pub(crate) to_send: bool,
     /// An attempt ended without an answer.
@@ -32,17 +30,16 @@ pub(crate) struct Waiting {
 
 /// Reads it.
 pub(crate) fn load(connection: &Connection, conversation: ConversationId) -> Result<Option<Waiting>, Error> {
-    let mut select = connection.prepare_cached(
-        "SELECT kind, message, request, epoch, state, uncertain FROM requests WHERE conversation = ?",
-    )?;
+    let mut select = connection
+        .prepare_cached("SELECT kind, message, request, state, uncertain FROM requests WHERE conversation = ?")?;
     let row = select
         .query_row([conversation.as_bytes()], |row| {
             let message: Fixed<16> = row.get(1)?;
             let (kind, request): (u32, Vec<u8>) = (row.get(0)?, row.get(2)?);
-            Ok((kind, message, request, row.get(3)?, row.get::<_, u32>(4)?, row.get(5)?))
+            Ok((kind, message, request, row.get::<_, u32>(3)?, row.get(4)?))
         })
         .optional()?;
-    let Some((kind, message, bytes, epoch, state, uncertain)) = row else { return Ok(None) };
+    let Some((kind, message, bytes, state, uncertain)) = row else { return Ok(None) };
     let commit = || v1::CommitRequest::decode(bytes.as_slice());
     let request = match kind {
         0 => v1::CreateConversationRequest::decode(bytes.as_slice()).map(Request::Create),
@@ -51,7 +48,7 @@ pub(crate) fn load(connection: &Connection, conversation: ConversationId) -> Res
     };
     let request = request.map_err(|_| Error::Store("a stored request does not decode".into()))?;
     let message = MessageId::from_bytes(message.0);
-    Ok(Some(Waiting { message, request, epoch: Epoch(epoch), to_send: state == 0, uncertain }))
+    Ok(Some(Waiting { message, request, to_send: state == 0, uncertain }))
 }
 
 /// Adds one. The caller has seen that there is none.
