@@ -11,7 +11,6 @@
 //! printing of plaintext, ids or tokens.
 
 mod admin;
-mod admin;
 mod backoff;
 mod clock;
 mod commit;
@@ -33,7 +32,6 @@ mod store;
 mod token;
 mod view;
 
-pub use self::admin::Admin;
 pub use self::admin::Admin;
 pub use self::backoff::Backoff;
 pub use self::clock::Clock;

@@ -142,14 +142,6 @@ impl Rpc {
 
     // Directory
 
-    pub(crate) async fn create_tenant(&self, request: v1::CreateTenantRequest) -> Result<(), Error> {
-        self.call_again(request, |request| async { self.directory().create_tenant(request).await }).await.map(|_| ())
-    }
-
-    pub(crate) async fn create_user(&self, request: v1::CreateUserRequest) -> Result<(), Error> {
-        self.call_again(request, |request| async { self.directory().create_user(request).await }).await.map(|_| ())
-    }
-
     pub(crate) async fn enroll(&self, request: v1::EnrollDeviceRequest) -> Result<(), Error> {
         self.call_again(request, |request| async { self.directory().enroll_device(request).await }).await.map(|_| ())
     }
