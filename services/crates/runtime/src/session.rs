@@ -65,6 +65,17 @@ impl SessionKeys {
         URL_SAFE_NO_PAD.encode(token)
     }
 
+    /// A key for another purpose of the role that mints: every instance derives the same. It changes when the minting key does.
+    pub fn derive(&self, purpose: &[u8]) -> [u8; 32] {
+        let Some(key) = self.keys.first() else {
+            unreachable!("new() refuses an empty list");
+        };
+        let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).expect("HMAC takes keys of any length");
+        mac.update(b"wardline session derived\0");
+        mac.update(purpose);
+        mac.finalize().into_bytes().into()
+    }
+
     /// The caller a token speaks for. `SessionExpired` after its time plus [`LEEWAY`]; `TokenInvalid` for anything else.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Caller, Reason> {
         // The longest text is refused before it is decoded.

@@ -1,0 +1,242 @@
+//! What a revocation sets off: control records for the conversations whose roster has the device or user, and an event for
+//! the user's own feed. A fold over the `directory` topic, so that a crash resumes it.
+//!
+//! Deliberately absent: trimming. Other roles fold the compacted topic from its oldest record at every start.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wardline_domain::partition::PartitionCount;
+use wardline_domain::record::{Body, Control};
+use wardline_domain::roster::Roster;
+use wardline_domain::{Cause, ConversationId, DeviceId, Failure, Position, UserId};
+use wardline_log::fold::{self, Fold, Folds};
+use wardline_log::{
+    Appended, EventLog, FetchLimits, Group, LogRecord, NewRecord, Partition, Permit, Refused, Start, Started,
+    Subscription, Topic,
+};
+use wardline_proto::convert::{Violation, ids, record};
+use wardline_proto::internal::v1 as wire;
+use wardline_runtime::Clock;
+use wardline_store::checkpoints::Checkpoint;
+use wardline_store::{Checkpoints, Conversations};
+
+const GROUP: &str = "directory";
+const PAGE: usize = 256;
+
+pub(crate) async fn run(
+    log: Arc<dyn EventLog>,
+    checkpoints: Arc<dyn Checkpoints>,
+    conversations: Arc<dyn Conversations>,
+    clock: Clock,
+    stop: CancellationToken,
+) -> fold::Ended {
+    let options = fold::Options {
+        topic: Topic::Directory,
+        group: Group::Named(GROUP),
+        limits: FetchLimits { records: 64, bytes: 1 << 20 },
+        start: Start::Oldest,
+        checkpointed: true,
+        trim_every: Duration::from_secs(60),
+    };
+    let spreads = Arc::new(Spreads { log: Arc::clone(&log), conversations, clock });
+    fold::run(Arc::new(Untrimmed(log)), checkpoints, spreads, options, stop).await
+}
+
+struct Spreads {
+    log: Arc<dyn EventLog>,
+    conversations: Arc<dyn Conversations>,
+    clock: Clock,
+}
+
+/// One partition's consumer. It has no state: every record stands for itself.
+struct Spread {
+    spreads: Arc<Spreads>,
+    partition: u32,
+}
+
+/// A device or user that changed, and the record that says so.
+struct Change {
+    position: Position,
+    what: What,
+}
+
+enum What {
+    Device { user: UserId, device: DeviceId, revoked: bool, version: u64 },
+    UserEnded(UserId),
+}
+
+#[async_trait]
+impl Folds for Spreads {
+    type Fold = Spread;
+
+    async fn assigned(
+        &self,
+        partition: u32,
+        _checkpoint: Option<&Checkpoint>,
+        _started: Started,
+    ) -> Result<Spread, Failure> {
+        let spreads = Self {
+            log: Arc::clone(&self.log),
+            conversations: Arc::clone(&self.conversations),
+            clock: self.clock.clone(),
+        };
+        Ok(Spread { spreads: Arc::new(spreads), partition })
+    }
+
+    async fn revoked(&self, _partition: u32, _fold: Spread) {}
+
+    fn paused(&self, _partition: u32, failure: &Failure) {
+        tracing::warn!(%failure, "revocations wait to be spread");
+    }
+}
+
+#[async_trait]
+impl Fold for Spread {
+    type Effects = Vec<Change>;
+
+    async fn apply(&mut self, batch: &[LogRecord]) -> Result<Vec<Change>, Failure> {
+        Ok(batch.iter().filter_map(change_of).collect())
+    }
+
+    /// In the order of the records: the feeds keep one mark for this partition.
+    async fn effects(&mut self, changes: &Vec<Change>) -> Result<(), Failure> {
+        for change in changes {
+            match change.what {
+                What::Device { user, device, revoked, version } => {
+                    if revoked {
+                        let control = Control::DeviceRevoked { user, device };
+                        let has = |roster: &Roster| {
+                            roster.leaf_of(user, device).is_some_and(|(_, leaf)| !leaf.removal_pending)
+                        };
+                        self.spreads.control(user, &control, has).await?;
+                    }
+                    let event =
+                        wire::FeedDeviceChanged { version, device_id: ids::bytes16(device.as_bytes()), revoked };
+                    self.tell(user, change.position, event).await?;
+                }
+                What::UserEnded(user) => {
+                    self.spreads.control(user, &Control::UserLeft { user }, |roster| roster.has_user(user)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Spread {
+    async fn tell(&self, user: UserId, position: Position, event: wire::FeedDeviceChanged) -> Result<(), Failure> {
+        let event = wire::FeedEventRecord {
+            source: Partition { topic: Topic::Directory, index: self.partition }.source(),
+            source_position: position.as_u64(),
+            part: 0,
+            recipients: vec![wire::RecipientRecord { user_id: ids::bytes16(user.as_bytes()), device_ids: Vec::new() }],
+            event: Some(wire::feed_event_record::Event::DeviceChanged(event)),
+        };
+        let record = wire::FeedRecord { body: Some(wire::feed_record::Body::Event(event)) };
+        self.spreads.append(Topic::Feeds, user.as_bytes(), record.encode_to_vec().into()).await
+    }
+}
+
+impl Spreads {
+    /// Appends `control` to each conversation of the user whose roster it concerns.
+    async fn control(
+        &self,
+        user: UserId,
+        control: &Control,
+        concerns: impl Fn(&Roster) -> bool + Send + Sync,
+    ) -> Result<(), Failure> {
+        let mut after: Option<ConversationId> = None;
+        loop {
+            let page = self.conversations.memberships(user, after, PAGE).await?;
+            for row in page.iter().filter(|row| row.member) {
+                let roster = self.conversations.roster(row.conversation, u64::MAX).await?;
+                if concerns(&roster) {
+                    let body = Body::Control(control.clone());
+                    let payload = record::encode(row.conversation, self.clock.now(), &body);
+                    self.append(Topic::Conversations, row.conversation.as_bytes(), payload).await?;
+                }
+            }
+            match page.last() {
+                Some(last) => after = Some(last.conversation),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn append(&self, topic: Topic, key: &[u8; 16], payload: Bytes) -> Result<(), Failure> {
+        let bytes = u32::try_from(key.len() + payload.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX);
+        let permit = self.log.reserve(bytes).map_err(|refused| Failure::NotApplied(Cause::unavailable(refused)))?;
+        let to = Partition { topic, index: self.log.partitions(topic).partition_of(key) };
+        let new = NewRecord { key: Bytes::copy_from_slice(key), payload, headers: Vec::new() };
+        self.log.append(permit, to, vec![new]).await.map(|_| ())
+    }
+}
+
+fn change_of(record: &LogRecord) -> Option<Change> {
+    match parse(record) {
+        Ok(what) => what.map(|what| Change { position: record.position, what }),
+        Err(_) => {
+            tracing::error!(position = %record.position, "a directory record does not decode");
+            None
+        }
+    }
+}
+
+fn parse(record: &LogRecord) -> Result<Option<What>, Violation> {
+    let wire = wire::DirectoryRecord::decode(record.payload.clone())
+        .map_err(|_| Violation::new("record", "must be a DirectoryRecord"))?;
+    Ok(match wire.body {
+        Some(wire::directory_record::Body::Device(device)) => Some(What::Device {
+            user: ids::user_bytes(&device.user_id, "device.user_id")?,
+            device: ids::device_bytes(&device.device_id, "device.device_id")?,
+            revoked: device.revoked,
+            version: device.version,
+        }),
+        Some(wire::directory_record::Body::User(user)) if user.deactivated => {
+            Some(What::UserEnded(ids::user_bytes(&user.user_id, "user.user_id")?))
+        }
+        _ => None,
+    })
+}
+
+/// The log, but for trimming: the fold's checkpoint is not the last word on a topic that others read from its beginning.
+struct Untrimmed(Arc<dyn EventLog>);
+
+#[async_trait]
+impl EventLog for Untrimmed {
+    fn partitions(&self, topic: Topic) -> PartitionCount {
+        self.0.partitions(topic)
+    }
+
+    fn reserve(&self, bytes: NonZeroU32) -> Result<Permit, Refused> {
+        self.0.reserve(bytes)
+    }
+
+    fn append(&self, permit: Permit, to: Partition, batch: Vec<NewRecord>) -> Appended {
+        self.0.append(permit, to, batch)
+    }
+
+    async fn subscribe(
+        &self,
+        group: Group,
+        topic: Topic,
+        limits: FetchLimits,
+    ) -> Result<Box<dyn Subscription>, Failure> {
+        self.0.subscribe(group, topic, limits).await
+    }
+
+    async fn trim(&self, _partition: Partition, _through: Position) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, deadline: Instant) -> Result<(), Failure> {
+        self.0.close(deadline).await
+    }
+}
