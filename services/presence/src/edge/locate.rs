@@ -64,3 +64,19 @@ impl Edge {
         Some(Owner { term: Position::from_u64(answer.term), address: answer.address })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A term that is over is refused, whoever offers it.
+    #[test]
+    fn a_lower_term_is_refused() {
+        let owners = Owners::default();
+        assert!(owners.saw(3, Position::from_u64(9)));
+        assert!(!owners.saw(3, Position::from_u64(8)));
+        assert!(owners.saw(3, Position::from_u64(9)));
+        assert!(owners.saw(4, Position::from_u64(1)));
+        assert_eq!(owners.term(3), Position::from_u64(9));
+    }
+}
