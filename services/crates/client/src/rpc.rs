@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use wardline_domain::{ConversationId, DeviceId, MessageId, UserId};
+use wardline_proto::reason::Reason;
 use wardline_proto::v1;
 use wardline_proto::v1::conversation_service_client::ConversationServiceClient as Conversations;
 use wardline_proto::v1::delivery_service_client::DeliveryServiceClient as Delivery;
@@ -214,11 +215,26 @@ impl Rpc {
         self.call_again(request, |request| async { self.ingest().leave_conversation(request).await }).await.map(|_| ())
     }
 
-    pub(crate) async fn group_state(
+    /// As [`Rpc::group_state`], for a device that has just been added or knows that it is a member: the service that answers
+    /// may learn of it a little later than the feed.
+    pub(crate) async fn group_state_patiently(
         &self,
         conversation: ConversationId,
         epoch: Option<u64>,
     ) -> Result<v1::GroupState, Error> {
+        let mut attempt = 0;
+        loop {
+            match self.group_state(conversation, epoch).await {
+                Err(error) if attempt + 1 < READ_ATTEMPTS && error.reason() == Some(Reason::NotAMember) => {
+                    tokio::time::sleep(self.backoff.delay(attempt, error.retry_after())).await;
+                    attempt += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn group_state(&self, conversation: ConversationId, epoch: Option<u64>) -> Result<v1::GroupState, Error> {
         let request = v1::GetGroupStateRequest { conversation_id: conversation.to_string(), epoch };
         let answer = self.call_again(request, |request| async { self.ingest().get_group_state(request).await }).await?;
         answer.group_state.ok_or(Error::Untrusted("an answer without its group state"))

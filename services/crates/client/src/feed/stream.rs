@@ -191,7 +191,7 @@ pub(super) async fn with_body(inner: &Arc<Inner>, mut message: v1::Message) -> R
 /// The group state a Welcome leads to; `None` when the server will not give it.
 async fn welcome_state(inner: &Arc<Inner>, welcome: &v1::Welcome) -> Result<Option<v1::GroupState>, Error> {
     let Ok(id) = welcome.conversation_id.parse() else { return Ok(None) };
-    match inner.rpc.group_state(id, Some(welcome.epoch)).await {
+    match inner.rpc.group_state_patiently(id, Some(welcome.epoch)).await {
         Ok(state) => Ok(Some(state)),
         Err(error) if error.passes() => Err(error),
         Err(_) => Ok(None),

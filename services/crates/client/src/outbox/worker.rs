@@ -148,6 +148,9 @@ async fn commit(inner: &Arc<Inner>, conversation: ConversationId, pending: Pendi
         return Err(error);
     }
     let reason = error.reason().unwrap_or(Reason::Internal);
+    if reason == Reason::NotAMember && !external {
+        return Err(error);
+    }
     // Another commit ended the epoch, or our own did: the feed will bring whichever it was.
     let feed_tells = !external && matches!(reason, Reason::EpochConflict | Reason::StaleEpoch);
     if feed_tells || (uncertain && was_sequenced(inner, conversation, message).await?) {
@@ -180,6 +183,10 @@ async fn send(
         return Err(error);
     }
     let reason = error.reason().unwrap_or(Reason::Internal);
+    // The server's view of the members may lag behind the Welcome. If the device is out, its feed says so.
+    if reason == Reason::NotAMember {
+        return Err(error);
+    }
     let feed_tells = matches!(reason, Reason::EpochConflict | Reason::StaleEpoch | Reason::RemovalRequired);
     if uncertain && !feed_tells && was_sequenced(inner, conversation, message).await? {
         return inner.step(|step| outbox::set_accepted(&step.tx, id, message));
@@ -197,7 +204,7 @@ async fn was_sequenced(inner: &Arc<Inner>, conversation: ConversationId, message
 }
 
 async fn rejoin(inner: &Arc<Inner>, conversation: ConversationId) -> Result<(), Error> {
-    match inner.rpc.group_state(conversation, None).await {
+    match inner.rpc.group_state_patiently(conversation, None).await {
         Ok(state) => inner.step(|step| step.commit_external(conversation, &state)),
         Err(error) if error.passes() => Err(error),
         Err(error) => {
