@@ -87,13 +87,11 @@ impl Folds for Fanout {
         self.health.resumed(partition);
     }
 
-    fn paused(&self, partition: u32, failure: &Failure) {
-        tracing::warn!(partition, %failure, "fanout waits for an engine");
+    fn paused(&self, partition: u32, _failure: &Failure) {
         self.health.paused(partition);
     }
 
     fn resumed(&self, partition: u32) {
-        tracing::info!(partition, "fanout goes on");
         self.health.resumed(partition);
     }
 }

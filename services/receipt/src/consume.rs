@@ -68,13 +68,11 @@ impl Folds for Receipts {
         self.health.resumed(partition);
     }
 
-    fn paused(&self, partition: u32, failure: &Failure) {
-        tracing::warn!(partition, %failure, "receipt waits for an engine");
+    fn paused(&self, partition: u32, _failure: &Failure) {
         self.health.paused(partition);
     }
 
     fn resumed(&self, partition: u32) {
-        tracing::info!(partition, "receipt goes on");
         self.health.resumed(partition);
     }
 }
