@@ -53,6 +53,9 @@ impl Role {
             return Err(Refusal::new(Reason::DeviceRequired));
         };
         let enrolment = parse(request, tenant, user, caller.key)?;
+        if self.user_in(tenant, user).await?.deactivated {
+            return Err(Refusal::new(Reason::UserDeactivated));
+        }
         self.check_suites(tenant, &enrolment.device.mls_keys).await?;
         if let Some(stored) = self.deps.directory.device(user, enrolment.device.device).await? {
             return self.enrolled_before(stored, &enrolment).await;
@@ -140,7 +143,8 @@ impl Role {
     ) -> Result<v1::Device, Refusal> {
         let user = self.visible_user(caller, &request.user_id).await?;
         let device = ids::device(&request.device_id, "device_id")?;
-        self.deps.directory.device(user, device).await?.map(to_wire).ok_or(Refusal::new(Reason::NotFound))
+        let row = self.deps.directory.device(user, device).await?.ok_or(Refusal::new(Reason::NotFound))?;
+        Ok(visible_to(caller, to_wire(row)))
     }
 
     pub(crate) async fn list_devices(
@@ -157,7 +161,7 @@ impl Role {
         devices.truncate(size);
         let last = devices.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(row.device.as_bytes()));
         Ok(v1::ListDevicesResponse {
-            devices: devices.into_iter().map(to_wire).collect(),
+            devices: devices.into_iter().map(|row| visible_to(caller, to_wire(row))).collect(),
             next_page_token: last.unwrap_or_default(),
         })
     }
@@ -294,11 +298,16 @@ pub(crate) fn to_wire(row: DeviceRow) -> v1::Device {
     }
 }
 
+/// Where wake-ups of a device go is nobody else's affair.
+fn visible_to(caller: &Caller, device: v1::Device) -> v1::Device {
+    let own = caller.user.is_some_and(|user| user.to_string() == device.user_id);
+    if own { device } else { v1::Device { push_target: String::new(), ..device } }
+}
+
 fn entry_to_wire(row: DeviceLogRow) -> v1::DeviceLogEntry {
     v1::DeviceLogEntry {
         version: row.version,
         change: row.change as i32,
-        // Where wake-ups of a device go is nobody else's affair.
         device: Some(v1::Device { push_target: String::new(), ..to_wire(row.device) }),
         signer_device_id: row.signer.map(|signer| signer.to_string()).unwrap_or_default(),
         signature: row.signature,
