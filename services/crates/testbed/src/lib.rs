@@ -1,1 +1,12 @@
+//! Whole deployments for tests: in one process over shared engines ([`cluster`]), or as real processes ([`server`]); people
+//! and devices for them ([`people`]); what goes wrong between them ([`forwarder`], [`forgetful`]); and what devices can prove
+//! afterwards ([`ledger`]).
+//!
+//! Deliberately absent: expectations. What should have happened is for the tests to say.
+
+pub mod cluster;
 pub mod forgetful;
+pub mod forwarder;
+pub mod ledger;
+pub mod people;
+pub mod server;

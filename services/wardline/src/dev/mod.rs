@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use wardline_client::{AccessTokens, Admin, Device, Endpoints};
 use wardline_domain::TenantId;
 use wardline_runtime::Clock;
+use wardline_runtime::caller::Scopes;
 
 pub use self::demo::{Addresses, DemoError, play};
 use crate::cli::{DevArgs, SessionArgs};
@@ -32,7 +33,7 @@ use crate::signals;
 /// The tenant of every development deployment.
 const TENANT: TenantId = TenantId::from_bytes(*b"wardline-dev-org");
 /// What the issuer calls itself. It names no place, so that it stays the same when ports change.
-const ISSUER: &str = "https://issuer.wardline-dev.invalid";
+pub const ISSUER: &str = "https://issuer.wardline-dev.invalid";
 /// The issuer of whoever runs the deployment.
 const OPERATOR: &str = "https://operator.wardline-dev.invalid";
 /// Cipher suites: MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519 and MLS_128_DHKEMP256_AES128GCM_SHA256_P256.
@@ -181,15 +182,9 @@ async fn serve_issuer(issuer: &Issuer, port: u16, stop: CancellationToken) -> Re
 }
 
 fn issuers(tenant: &Issuer, operator: &Issuer) -> Vec<wardline_directory::Issuer> {
-    let issuer = |issuer: &Issuer, tenant: Option<TenantId>, scopes: &[&str]| {
-        let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-        wardline_directory::Issuer::new(issuer.url(), tenant, issuer.jwks(), issuer::AUDIENCE, scopes)
-            .expect("the development issuer's keys are a JWK set")
-    };
-    vec![
-        issuer(tenant, Some(TENANT), &["directory.write", "tenant.admin"]),
-        issuer(operator, None, &["operator"]),
-    ]
+    let administrators = Scopes { tenant_admin: true, directory_write: true, operator: false };
+    let operators = Scopes { operator: true, ..Scopes::default() };
+    vec![tenant.trusted(Some(TENANT), administrators), operator.trusted(None, operators)]
 }
 
 fn running(node: &Node, issuer: SocketAddr) -> Running {

@@ -134,6 +134,8 @@ pub struct NodeOptions {
     pub ingest: wardline_ingest::Options,
     /// How fanout behaves.
     pub fanout: wardline_fanout::Options,
+    /// The directory's bounds and quotas.
+    pub directory_limits: wardline_directory::Limits,
     /// Presence's times.
     pub presence_timings: wardline_presence::Timings,
     /// Presence's limits.
@@ -155,6 +157,7 @@ impl NodeOptions {
             link_peers: Vec::new(),
             ingest: wardline_ingest::Options::default(),
             fanout: wardline_fanout::Options::default(),
+            directory_limits: wardline_directory::Limits::default(),
             presence_timings: wardline_presence::Timings::default(),
             presence_limits: wardline_presence::Limits::default(),
             grace: Duration::from_secs(5),

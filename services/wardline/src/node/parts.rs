@@ -62,26 +62,49 @@ impl Parts {
     }
 
     /// Sessions are needed for everything but `open`.
-    pub(super) fn auth(&self, open: &'static [&'static str]) -> Option<AuthLayer> {
-        Some(AuthLayer { authenticator: self.authenticator.clone(), open })
+    pub(super) fn auth(&self, open: &'static [&'static str]) -> AuthLayer {
+        AuthLayer { authenticator: self.authenticator.clone(), open }
     }
 
-    /// Binds and serves until the drain. The address is known when this answers.
+    /// Binds and serves the public until the drain. The address is known when this answers.
     pub(super) async fn listen(
+        &self,
+        name: &'static str,
+        address: SocketAddr,
+        services: Routes,
+        auth: AuthLayer,
+        options: &NodeOptions,
+    ) -> Result<SocketAddr, StartError> {
+        self.serve(name, address, services, Some(auth), options, (&self.listeners, &self.drain)).await
+    }
+
+    /// Binds and serves other instances until the folds stop: links carry what they still have to say.
+    pub(super) async fn listen_internally(
+        &self,
+        name: &'static str,
+        address: SocketAddr,
+        services: Routes,
+        options: &NodeOptions,
+    ) -> Result<SocketAddr, StartError> {
+        self.serve(name, address, services, None, options, (&self.folds, &self.stop)).await
+    }
+
+    async fn serve(
         &self,
         name: &'static str,
         address: SocketAddr,
         services: Routes,
         auth: Option<AuthLayer>,
         options: &NodeOptions,
+        (tasks, until): (&TaskTracker, &CancellationToken),
     ) -> Result<SocketAddr, StartError> {
         let bound =
             serve::bind(address).await.map_err(|source| StartError::Listen { role: name, address, source })?;
         let address = bound.address;
         let serving = serve::Options { tls: options.tls.clone(), reflection: auth.is_some(), ..serve::Options::default() };
         let (health, _) = tonic_health::server::health_reporter();
-        let (drain, fault, grace) = (self.drain.clone(), self.fault.clone(), options.grace);
-        self.listeners.spawn(async move {
+        let (drain, fault, grace) = (until.clone(), self.fault.clone(), options.grace);
+        tasks.spawn(async move {
             if let Err(error) = serve::serve(bound, services, auth, health, serving, drain, grace).await {
                 // Nobody hears it when the instance is going away already.
                 let _ = fault.send(Fault::Listener { role: name, error }).await;

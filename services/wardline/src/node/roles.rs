@@ -66,7 +66,7 @@ pub(super) async fn presence(
     role_options.timings = options.presence_timings.clone();
     role_options.limits = options.presence_limits.clone();
     let role = Arc::new(wardline_presence::Presence::new(deps, role_options));
-    to.insert("link", parts.listen("link", link, Routes::new(role.link_service()), None, options).await?);
+    to.insert("link", parts.listen_internally("link", link, Routes::new(role.link_service()), options).await?);
     let public = Routes::new(role.delivery_service());
     to.insert(
         "presence",
@@ -75,4 +75,47 @@ pub(super) async fn presence(
     let (running, stop) = (Arc::clone(&role), parts.stop.clone());
     parts.fold(Role::Presence, async move { running.run(stop).await });
     Ok(role)
+}
+
+pub(super) async fn receipt(parts: &Parts, options: &NodeOptions, to: &mut Addresses) -> Result<(), StartError> {
+    let service = wardline_receipt::service(wardline_receipt::ServiceDeps {
+        stores: parts.over.stores.clone(),
+        members: parts.members.clone(),
+        clock: parts.over.clock.clone(),
+        audit: parts.audit(Role::Receipt),
+    });
+    let address =
+        parts.listen("receipt", options.listen.receipt, Routes::new(service), parts.auth(&[]), options).await?;
+    to.insert("receipt", address);
+    let deps = wardline_receipt::Deps {
+        log: Arc::clone(&parts.over.log),
+        stores: parts.over.stores.clone(),
+        health: wardline_receipt::Health::default(),
+    };
+    let fold = wardline_receipt::run(deps, wardline_receipt::Options::default(), parts.stop.clone());
+    parts.fold(Role::Receipt, fold);
+    Ok(())
+}
+
+pub(super) async fn directory(parts: &Parts, options: &NodeOptions, to: &mut Addresses) -> Result<(), StartError> {
+    let role = wardline_directory::Directory::new(wardline_directory::Deps {
+        log: Arc::clone(&parts.over.log),
+        directory: Arc::clone(&parts.over.stores.directory),
+        conversations: Arc::clone(&parts.over.stores.conversations),
+        registry: Arc::clone(&parts.over.registry),
+        clock: parts.over.clock.clone(),
+        audit: parts.audit(Role::Directory),
+        sessions: Arc::clone(&options.keys.session),
+        revocations: parts.revocations.clone(),
+        issuers: options.issuers.clone(),
+        authority: Arc::new(options.keys.authority.clone()),
+        limits: options.directory_limits,
+        info: wardline_directory::Info::default(),
+    });
+    let auth = parts.auth(wardline_directory::OPEN);
+    let address = parts.listen("directory", options.listen.directory, role.routes(), auth, options).await?;
+    to.insert("directory", address);
+    let (checkpoints, stop) = (Arc::clone(&parts.over.stores.checkpoints), parts.stop.clone());
+    parts.fold(Role::Directory, async move { role.follow_revocations(checkpoints, stop).await });
+    Ok(())
 }

@@ -1,0 +1,130 @@
+//! `wardline serve`: configuration, keys, engines, node; then drain under a deadline.
+//!
+//! Deliberately absent: development keys, the development issuer, and any default for a secret.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wardline_domain::Failure;
+use wardline_registry::Rate;
+use wardline_runtime::Clock;
+use wardline_runtime::caller::Scopes;
+
+use crate::cli::ServeArgs;
+use crate::config::{self, Config, ConfigError, Refused, Roles, Scope};
+use crate::engines::{Engines, OpenError};
+use crate::keys::{self, KeyError, Keys};
+use crate::node::{self, Fault, Node, NodeOptions, StartError};
+use crate::signals;
+
+/// How long the engines may take to flush after the roles have drained.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How much of the drain is left to the folds once calls and streams have ended.
+const FOLDS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why nothing is served, or why what was served did not end well.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("{}: {source}", file.display())]
+    Jwks { file: PathBuf, source: io::Error },
+    #[error("{}: {source}", file.display())]
+    Issuer { file: PathBuf, source: wardline_directory::InvalidIssuer },
+    #[error(transparent)]
+    Engines(#[from] OpenError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("an instance could not go on: {0}")]
+    Fault(Fault),
+    #[error("what was under way did not end within {0} s")]
+    Undrained(u32),
+    #[error("the log was not flushed: {0}")]
+    Close(#[source] Failure),
+}
+
+/// The configuration, if the roles asked for may serve from it.
+pub(super) fn configure(
+    args: &ServeArgs,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Config, ServeError> {
+    let config = Config::load(args.config.as_deref(), environment)?;
+    config.fit_to_serve(&Roles::of(&args.roles), args.overrides)?;
+    Ok(config)
+}
+
+/// Serves all roles until a signal, or until one of them cannot go on.
+pub(super) async fn run(config: Config) -> Result<(), ServeError> {
+    let signalled = signals::drain();
+    let options = options(&config)?;
+    let engines = Engines::open(&config.data_dir, &config.embedded, Clock::system()).await?;
+    let mut node = Node::start(engines.over(), options).await?;
+    tracing::info!(addresses = ?node.addresses(), "serving");
+
+    let fault = tokio::select! {
+        () = signalled.cancelled() => None,
+        fault = node.fault() => Some(fault),
+    };
+
+    let drained = tokio::time::timeout(config.shutdown.drain(), node.drain()).await;
+    engines.close(Instant::now() + CLOSE_PATIENCE).await.map_err(ServeError::Close)?;
+    match (fault, drained) {
+        (Some(fault), _) => Err(ServeError::Fault(fault)),
+        (None, Err(_)) => Err(ServeError::Undrained(config.shutdown.drain_seconds)),
+        (None, Ok(())) => Ok(tracing::info!("drained")),
+    }
+}
+
+fn options(config: &Config) -> Result<NodeOptions, ServeError> {
+    let issuers = config.issuers.iter().map(issuer).collect::<Result<_, _>>()?;
+    let mut options = NodeOptions::new(Keys::load(config)?, issuers);
+    options.listen = listen(&config.listen);
+    options.tls = keys::load_tls(config)?;
+    options.link_advertise = config.link.advertise.clone();
+    options.grace = config.shutdown.drain().saturating_sub(FOLDS_PATIENCE);
+    options.presence_timings.feed_kept = config.feeds.retention();
+    options.presence_limits.window_events = config.limits.window_events;
+    options.presence_limits.window_bytes = config.limits.window_bytes;
+    options.ingest = wardline_ingest::Options {
+        rate: Rate { burst: config.limits.send_burst, per_second: config.limits.send_per_second },
+        append_deadline: Duration::from_secs(config.limits.append_deadline_seconds.into()),
+        publish_in_flight: config.limits.publish_in_flight,
+        publish_bytes: config.limits.publish_bytes,
+    };
+    Ok(options)
+}
+
+fn listen(listen: &config::Listen) -> node::Listen {
+    node::Listen {
+        ingest: listen.ingest,
+        presence: listen.presence,
+        receipt: listen.receipt,
+        directory: listen.directory,
+        link: listen.presence_link,
+    }
+}
+
+fn issuer(issuer: &config::Issuer) -> Result<wardline_directory::Issuer, ServeError> {
+    let file = &issuer.jwks_file;
+    let jwks = fs::read_to_string(file).map_err(|source| ServeError::Jwks { file: file.clone(), source })?;
+    let (url, audience) = (issuer.url.clone(), issuer.audience.clone());
+    wardline_directory::Issuer::new(url, issuer.tenant, audience, scopes(&issuer.scopes), &jwks)
+        .map_err(|source| ServeError::Issuer { file: file.clone(), source })
+}
+
+fn scopes(scopes: &[Scope]) -> Scopes {
+    Scopes {
+        operator: scopes.contains(&Scope::Operator),
+        tenant_admin: scopes.contains(&Scope::TenantAdmin),
+        directory_write: scopes.contains(&Scope::DirectoryWrite),
+    }
+}
