@@ -23,7 +23,7 @@ pub(crate) fn watermark(row: &WatermarkRow) -> v1::Watermark {
 
 /// From a record.
 pub(crate) fn watermark_row(record: &wire::WatermarkRecord) -> Result<WatermarkRow, Violation> {
-    if record.skipped.len() % 2 != 0 {
+    if !record.skipped.len().is_multiple_of(2) {
         return Err(Violation::new("watermark.skipped", "must be pairs"));
     }
     let skipped = record.skipped.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?)));

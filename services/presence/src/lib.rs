@@ -136,6 +136,8 @@ impl Presence {
     /// answers.
     pub async fn run(&self, stop: CancellationToken) -> Ended {
         let helpers = CancellationToken::new();
+        // A run that is dropped must not go on claiming partitions it does not fold.
+        let _helpers_end = helpers.clone().drop_guard();
         let tasks = [
             tokio::spawn(keeper::claims(Arc::clone(&self.owner), helpers.clone())),
             tokio::spawn(keeper::announcements(Arc::clone(&self.owner), helpers.clone())),

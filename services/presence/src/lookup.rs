@@ -41,7 +41,7 @@ pub(crate) async fn list_messages(
     edge: &Edge,
     request: Request<v1::ListMessagesRequest>,
 ) -> Result<Response<v1::ListMessagesResponse>, Refusal> {
-    let caller = device(&request)?;
+    let caller = Caller::of(&request)?;
     let request = request.into_inner();
     let conversation = ids::conversation(&request.conversation_id, "conversation_id")?;
     let limit = page_size(request.page_size, MESSAGES)?;
@@ -86,7 +86,7 @@ pub(crate) async fn get_message_body(
     edge: &Edge,
     request: Request<v1::GetMessageBodyRequest>,
 ) -> Result<Response<v1::GetMessageBodyResponse>, Refusal> {
-    let caller = device(&request)?;
+    let caller = Caller::of(&request)?;
     let request = request.into_inner();
     let conversation = ids::conversation(&request.conversation_id, "conversation_id")?;
     member(edge, &caller, conversation, "messages.body").await?;
@@ -124,13 +124,13 @@ fn device<T>(request: &Request<T>) -> Result<DeviceCaller, Refusal> {
 
 async fn member(
     edge: &Edge,
-    caller: &DeviceCaller,
+    caller: &Caller,
     conversation: ConversationId,
     action: &'static str,
 ) -> Result<Seen, Refusal> {
-    let seen = edge.owner.members.of_user(conversation, caller.user).await;
+    let seen = edge.owner.members.of_user(conversation, caller.device()?.user).await;
     if let Err(refusal) = &seen {
-        edge.audit.record(action, None, Some(conversation.as_bytes()), Err(refusal.reason));
+        edge.audit.record(action, Some(caller), Some(conversation.as_bytes()), Err(refusal.reason));
     }
     seen
 }

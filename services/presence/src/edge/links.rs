@@ -37,17 +37,21 @@ type Client = PresenceLinkServiceClient<InterceptedService<Channel, LinkPass>>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LinkDown;
 
+/// The link to an address, while there is one.
+type Place = tokio::sync::Mutex<Option<Arc<Link>>>;
+
 /// All links of this edge.
 pub(crate) struct Links {
     pass: LinkPass,
     tls: Option<ClientTlsConfig>,
     frames: usize,
-    links: tokio::sync::Mutex<HashMap<String, Arc<Link>>>,
+    /// One lock an address, so that one that does not answer holds up nobody else.
+    links: Mutex<HashMap<String, Arc<Place>>>,
 }
 
 impl Links {
     pub(crate) fn new(pass: LinkPass, tls: Option<ClientTlsConfig>, frames: usize) -> Self {
-        Self { pass, tls, frames, links: tokio::sync::Mutex::default() }
+        Self { pass, tls, frames, links: Mutex::default() }
     }
 
     /// A client of the link service at an address; connects when first used.
@@ -72,13 +76,14 @@ impl Links {
 
     /// The link to an address, opened if need be.
     pub(crate) async fn to(&self, address: &str) -> Result<Arc<Link>, LinkDown> {
-        let mut links = self.links.lock().await;
-        if let Some(link) = links.get(address)
+        let place = self.place(address);
+        let mut place = place.lock().await;
+        if let Some(link) = &*place
             && !link.down.is_cancelled()
         {
             return Ok(Arc::clone(link));
         }
-        links.retain(|_, link| !link.down.is_cancelled());
+        *place = None;
         let mut client = self.client(address)?;
         let (up, frames) = mpsc::channel(self.frames);
         let opening = tokio::time::timeout(CONNECT, client.connect(ReceiverStream::new(frames)));
@@ -90,9 +95,25 @@ impl Links {
             down: CancellationToken::new(),
         });
         tokio::spawn(read(Arc::downgrade(&link), link.down.clone(), down));
-        links.insert(address.to_owned(), Arc::clone(&link));
+        *place = Some(Arc::clone(&link));
         Ok(link)
     }
+
+    fn place(&self, address: &str) -> Arc<Place> {
+        // Entries are put in and taken out whole.
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if !links.contains_key(address) {
+            // Owners come and go; an address nobody asks about now and without a link is forgotten.
+            links.retain(|_, place| {
+                Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|link| link.as_ref().is_some_and(is_up))
+            });
+        }
+        Arc::clone(links.entry(address.to_owned()).or_default())
+    }
+}
+
+fn is_up(link: &Arc<Link>) -> bool {
+    !link.down.is_cancelled()
 }
 
 /// A link to one owner.

@@ -58,7 +58,7 @@ pub(crate) struct Effects {
 
 /// A record, read.
 enum Read {
-    Event(FeedEvent, Vec<(UserId, Vec<DeviceId>)>),
+    Event(Arc<FeedEvent>, Vec<(UserId, Vec<DeviceId>)>),
     Claim(Bytes),
     Receipts(UserId, Vec<wardline_store::watermarks::WatermarkRow>),
     Repeat,
@@ -175,7 +175,7 @@ impl FeedFold {
     fn fold_event(
         &mut self,
         record: &LogRecord,
-        event: FeedEvent,
+        event: Arc<FeedEvent>,
         recipients: Vec<(UserId, Vec<DeviceId>)>,
         effects: &mut Effects,
     ) {
@@ -198,7 +198,7 @@ impl FeedFold {
         effects.outputs.push(if fresh.len() < count {
             Output::Replayed(position)
         } else {
-            Output::Event(Arc::new(Entry { position, event: Arc::new(event), recipients: fresh }))
+            Output::Event(Arc::new(Entry { position, event, recipients: fresh }))
         });
     }
 
@@ -275,7 +275,7 @@ fn read_event(record: wire::FeedEventRecord) -> Result<Read, Violation> {
         }
     }
     let event = FeedEvent::parse(record.event.ok_or(Violation::new("event", "is required"))?)?;
-    Ok(Read::Event(event, recipients.into_iter().collect()))
+    Ok(Read::Event(Arc::new(event), recipients.into_iter().collect()))
 }
 
 fn read_summary(summary: &wire::ReceiptSummaryRecord) -> Result<Read, Violation> {

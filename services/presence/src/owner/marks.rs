@@ -53,7 +53,7 @@ impl Marks {
             return Ok(Self::default());
         }
         let (version, entries) = bytes.split_first().ok_or_else(corrupt)?;
-        if *version != VERSION || entries.len() % ENTRY != 0 {
+        if *version != VERSION || !entries.len().is_multiple_of(ENTRY) {
             return Err(corrupt());
         }
         let marks = entries.chunks_exact(ENTRY).map(|entry| {

@@ -29,6 +29,9 @@ use super::serve::Server;
 use super::{Shared, frames, lock};
 use crate::cursor;
 
+/// Attachments on a link before those that ended are looked for.
+const TIDY_AT_LEAST: usize = 64;
+
 /// The owner's service.
 #[derive(Debug, Clone)]
 pub struct LinkService {
@@ -49,6 +52,7 @@ impl PresenceLinkService for LinkService {
             shared: Arc::clone(&self.shared),
             out,
             attachments: HashMap::new(),
+            tidy_at: TIDY_AT_LEAST,
             link: self.stop.child_token(),
         };
         // Ends the session when the edge lets go of the stream's other half.
@@ -79,14 +83,17 @@ struct Session {
     shared: Arc<Shared>,
     out: mpsc::Sender<ConnectResponse>,
     attachments: HashMap<u64, Attached>,
+    tidy_at: usize,
     link: CancellationToken,
 }
+
+/// Where an attachment sits, once it does.
+type Sitting = Arc<Mutex<Option<(Arc<Partition>, SeatId)>>>;
 
 /// An attachment on this link.
 struct Attached {
     ending: Ending,
-    /// Where it sits, once it does.
-    seat: Arc<Mutex<Option<(Arc<Partition>, SeatId)>>>,
+    seat: Sitting,
 }
 
 impl Session {
@@ -127,10 +134,14 @@ impl Session {
                 }
             }
         }
-        self.attachments.retain(|_, attached| !attached.ending.token.is_cancelled());
     }
 
     fn open(&mut self, number: u64, open: LinkOpen) {
+        // Those that the owner ended are let go of now and then: a walk over all of them costs too much for every frame.
+        if self.attachments.len() >= self.tidy_at {
+            self.attachments.retain(|_, attached| !attached.ending.token.is_cancelled());
+            self.tidy_at = 2 * self.attachments.len() + TIDY_AT_LEAST;
+        }
         let attached = Attached { ending: Ending::default(), seat: Arc::default() };
         let task = Attachment {
             shared: Arc::clone(&self.shared),
@@ -152,7 +163,7 @@ struct Attachment {
     out: mpsc::Sender<ConnectResponse>,
     number: u64,
     ending: Ending,
-    seat: Arc<Mutex<Option<(Arc<Partition>, SeatId)>>>,
+    seat: Sitting,
 }
 
 impl Attachment {
