@@ -88,14 +88,22 @@ impl Role {
         if (&stored.auth_key, &stored.mls_keys) != (&enrolment.device.auth_key, &enrolment.device.mls_keys) {
             return Err(Refusal::new(Reason::AlreadyExists));
         }
-        self.announce_enrolled(&stored, enrolment.version).await?;
+        let version = self.version_of(stored.user, stored.device, DeviceLogChange::Enrolled).await?;
+        self.announce_enrolled(&stored, version.ok_or(Refusal::new(Reason::Internal))?).await?;
         Ok(to_wire(stored))
     }
 
-    async fn announce_enrolled(&self, device: &DeviceRow, version: u64) -> Result<(), Refusal> {
-        let (tenant, user, device) = (device.tenant, device.user, device.device);
+    async fn announce_enrolled(&self, row: &DeviceRow, version: u64) -> Result<(), Refusal> {
+        let (tenant, user, device) = (row.tenant, row.user, row.device);
         let state = announce::DeviceState { tenant, user, device, revoked: false, version };
-        announce::device(self.deps.log.as_ref(), &state, self.deps.clock.now()).await
+        announce::device(self.deps.log.as_ref(), &state, self.deps.clock.now()).await?;
+        // The topic keeps the last record of a device. Had its end been announced before this, it would be forgotten: an end
+        // that is stored by now is announced again, and one that is stored later is announced after this.
+        if self.deps.directory.device(user, device).await?.is_some_and(|row| row.revoked) {
+            self.end_device(user, device).await?;
+            return Err(Refusal::new(Reason::DeviceRevoked));
+        }
+        Ok(())
     }
 
     async fn check_suites(&self, tenant: TenantId, keys: &[MlsKeyRow]) -> Result<(), Refusal> {

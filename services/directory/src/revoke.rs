@@ -67,13 +67,14 @@ impl Role {
         Err(Refusal::new(Reason::EtagMismatch))
     }
 
-    async fn end_device(&self, user: UserId, device: DeviceId) -> Result<DeviceRow, Refusal> {
+    pub(crate) async fn end_device(&self, user: UserId, device: DeviceId) -> Result<DeviceRow, Refusal> {
         let stored = self.deps.directory.device(user, device).await?.ok_or(Refusal::new(Reason::NotFound))?;
-        let (ended, version) = match stored.revoked {
-            true => (self.version_of_end(user, device).await?).map(|version| (stored, version)),
-            false => Some(self.log_end(stored).await?),
-        }
-        .ok_or(Refusal::new(Reason::Internal))?;
+        let (ended, version) = if stored.revoked {
+            let version = self.version_of(user, device, DeviceLogChange::Revoked).await?;
+            (stored, version.ok_or(Refusal::new(Reason::Internal))?)
+        } else {
+            self.log_end(stored).await?
+        };
         self.deps.directory.drop_key_packages(user, device).await?;
         let state = announce::DeviceState { tenant: ended.tenant, user, device, revoked: true, version };
         announce::device(self.deps.log.as_ref(), &state, self.deps.clock.now()).await?;
@@ -87,7 +88,7 @@ impl Role {
         for _ in 0..ATTEMPTS {
             let (head, previous_hash) = self.log_head(user).await?;
             // Somebody else may have ended it between two attempts.
-            if let Some(version) = self.version_of_end(user, id).await? {
+            if let Some(version) = self.version_of(user, id, DeviceLogChange::Revoked).await? {
                 return Ok((ended, version));
             }
             let row = self.signed_end(&ended, head + 1, previous_hash);
@@ -123,13 +124,17 @@ impl Role {
         }
     }
 
-    /// Where the log says that the device ended.
-    async fn version_of_end(&self, user: UserId, device: DeviceId) -> Result<Option<u64>, Refusal> {
+    /// Where the log says that the device joined or ended.
+    pub(crate) async fn version_of(
+        &self,
+        user: UserId,
+        device: DeviceId,
+        change: DeviceLogChange,
+    ) -> Result<Option<u64>, Refusal> {
         let mut after = 0;
         loop {
             let page = self.deps.directory.device_log(user, after, PAGE).await?;
-            let is_end = |row: &&DeviceLogRow| row.change == DeviceLogChange::Revoked && row.device.device == device;
-            if let Some(row) = page.iter().find(is_end) {
+            if let Some(row) = page.iter().find(|row| row.change == change && row.device.device == device) {
                 return Ok(Some(row.version));
             }
             match page.last() {
