@@ -161,6 +161,31 @@ async fn a_key_package_leaves_once_and_a_repeat_gets_the_same() {
     let status = v1::GetKeyPackageStatusRequest { suite: 1 };
     let status = world.client.get_key_package_status(bearer(&ann_session, status)).await.unwrap().into_inner();
     assert!(status.available == 0 && status.has_last_resort && status.last_resort_used_time.is_some());
+    let told = first_record(&world, Topic::Feeds, |record| feed_low(record, &one)).await;
+    assert_eq!(told.key, ann.as_bytes()[..]);
+}
+
+#[tokio::test]
+async fn a_claimer_that_asks_for_too_many_users_waits() {
+    let mut world = World::new().await;
+    let bob = world.user(A, "bob").await;
+    let device = Device::new(1);
+    let session = world.enrolled(A, "bob", bob, &device, &device).await;
+    let claim = |n: u8, users: usize| v1::ClaimKeyPackagesRequest {
+        request_id: uuid(n),
+        user_ids: (0..users).map(|user| uuid(u8::try_from(user).unwrap())).collect(),
+        suite: 1,
+    };
+    for n in 0..8 {
+        world.client.claim_key_packages(bearer(&session, claim(n, 128))).await.unwrap();
+    }
+    let status = world.client.claim_key_packages(bearer(&session, claim(8, 1))).await.unwrap_err();
+    assert_eq!(reason(&status), "QUOTA_EXCEEDED");
+    assert!(tonic_types::StatusExt::get_error_details(&status).retry_info().is_some());
+    let status = world.client.claim_key_packages(bearer(&session, claim(9, 129))).await.unwrap_err();
+    assert_eq!(reason(&status), "ARGUMENT_INVALID");
+    world.pass(60);
+    world.client.claim_key_packages(bearer(&session, claim(8, 1))).await.unwrap();
 }
 
 #[tokio::test]
@@ -298,4 +323,13 @@ fn feed_end(record: &LogRecord, device: &Device) -> bool {
     };
     let Some(Event::DeviceChanged(changed)) = event.event else { return false };
     changed.revoked && changed.device_id == device.id.as_bytes()[..] && event.source >> 24 == 4
+}
+
+fn feed_low(record: &LogRecord, device: &Device) -> bool {
+    use internal::v1::{FeedRecord, feed_event_record::Event, feed_record::Body};
+    let Ok(FeedRecord { body: Some(Body::Event(event)) }) = FeedRecord::decode(record.payload.clone()) else {
+        return false;
+    };
+    let to_device = event.recipients.iter().any(|to| to.device_ids == [device.id.as_bytes()[..].to_vec()]);
+    to_device && event.source == 0 && matches!(event.event, Some(Event::KeyPackagesLow(low)) if low.available == 1)
 }
