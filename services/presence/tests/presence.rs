@@ -10,7 +10,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use wardline_domain::Timestamp;
 use wardline_domain::conversation::Head;
-use wardline_domain::envelope::{Epoch, Generation, Sequence};
+use wardline_domain::envelope::{Epoch, Generation, MessageKind, Sealed, Sequence};
 use wardline_domain::record::{BlobRef, ConversationKind, GroupStateRef, Policy};
 use wardline_domain::{Digest, Position};
 use wardline_log::Topic;
@@ -19,7 +19,7 @@ use wardline_proto::internal::v1::presence_link_service_client::PresenceLinkServ
 use wardline_proto::v1;
 use wardline_proto::v1::attach_request::Frame as Up;
 use wardline_proto::v1::attach_response::Frame as Down;
-use wardline_store::conversations::{HeadRow, MembershipRow, RowBatch};
+use wardline_store::conversations::{HeadRow, MembershipRow, MessageRow, RowBatch};
 use world::{PATIENCE, World, conversation, device_of, reason, user};
 
 fn dense(through: u64) -> Vec<u64> {
@@ -449,4 +449,57 @@ impl ConnectTo for PresenceLinkServiceClient<tonic::transport::Channel> {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
         Self::new(endpoint.connect().await.unwrap())
     }
+}
+
+/// A message by reference is read from the store, live and when catching up; a large one is named for GetMessageBody.
+#[tokio::test]
+async fn references_are_read_from_the_store() {
+    let world = World::new().await;
+    let node = world.node(|_| {}).await;
+    let mut client = world.client(&node, 1).await;
+    let mut live = client.attach(Bytes::new(), 0).await;
+    live.until(|frame| matches!(frame, Down::CaughtUp(_))).await;
+    for (sequence, bytes) in [(1, 1000), (2, 300 << 10)] {
+        stored(&world, sequence, bytes).await;
+        let message = wire::FeedMessage {
+            conversation_id: Bytes::copy_from_slice(conversation(7).as_bytes()),
+            sequence,
+            sender_user_id: Bytes::from_static(&[77; 16]),
+            sender_device_id: Bytes::from_static(&[78; 16]),
+            by_reference: true,
+            ..Default::default()
+        };
+        world.event(1, Vec::new(), wire::feed_event_record::Event::Message(message), sequence).await;
+    }
+    for again in [false, true] {
+        if again {
+            live = client.attach(Bytes::new(), 0).await;
+        }
+        let mut bodies = Vec::new();
+        while bodies.len() < 2 {
+            let Some(Down::Events(events)) = live.next().await.unwrap() else { continue };
+            bodies.extend(events.events.into_iter().filter_map(|event| match event.body {
+                Some(v1::event::Body::Message(message)) => message.body,
+                _ => None,
+            }));
+        }
+        assert!(matches!(&bodies[0], v1::message::Body::MlsMessage(bytes) if bytes.len() == 1000));
+        assert!(matches!(&bodies[1], v1::message::Body::BlobRef(name) if name == "m:2"));
+    }
+    node.stop().await;
+}
+
+async fn stored(world: &World, sequence: u64, bytes: usize) {
+    let message = MessageRow {
+        conversation: conversation(7),
+        sequence: Sequence(sequence),
+        chain: Digest::of(b""),
+        sender: user(77),
+        device: device_of(78),
+        kind: MessageKind::Application,
+        accepted_at: world.clock.now(),
+        position: Position::from_u64(sequence),
+        sealed: Sealed { envelope: Bytes::from_static(b"envelope"), mls_message: Bytes::from(vec![0; bytes]) },
+    };
+    world.stores.conversations.put_rows(&RowBatch { messages: vec![message], ..RowBatch::default() }).await.unwrap();
 }
