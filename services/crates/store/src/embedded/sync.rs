@@ -1,15 +1,15 @@
 //! Group commit: one thread syncs the journal for all who wait.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use fjall::{Database, PersistMode};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Fatal;
 use super::engine::{unavailable, unknown};
-use crate::Result;
+use crate::{Failure, Result};
 
 /// How far the journal was written and synced, counted in writes that want a sync.
 #[derive(Default)]
@@ -17,6 +17,9 @@ struct Progress {
     written: AtomicU64,
     synced: AtomicU64,
 }
+
+/// How many wait for a sync; further ones wait to wait.
+const WAITERS: usize = 4096;
 
 /// The thread that syncs, and who waits for it.
 pub(super) struct Syncer {
@@ -28,12 +31,12 @@ pub(super) struct Syncer {
 impl Syncer {
     pub(super) fn start(db: Database, fatal: Fatal) -> Result<Self> {
         let progress = Arc::new(Progress::default());
-        let (waiters, queue) = mpsc::channel();
+        let (waiters, mut queue) = mpsc::channel(WAITERS);
         let thread = std::thread::Builder::new()
             .name("store-sync".to_owned())
             .spawn({
                 let progress = Arc::clone(&progress);
-                move || run(&db, &fatal, &progress, &queue)
+                move || run(&db, &fatal, &progress, &mut queue)
             })
             .map_err(|error| unavailable(format!("no thread for syncs: {error}")))?;
         Ok(Self { progress, waiters: Some(waiters), thread: Some(thread) })
@@ -51,8 +54,8 @@ impl Syncer {
             return Ok(());
         }
         let (answer, answered) = oneshot::channel();
-        let gone = || unknown("the store is closing");
-        self.waiters.as_ref().and_then(|waiters| waiters.send(answer).ok()).ok_or_else(gone)?;
+        let waiters = self.waiters.as_ref().ok_or_else(closing)?;
+        waiters.send(answer).await.map_err(|_| closing())?;
         answered.await.map_err(|_| unknown("the sync of the store failed"))
     }
 
@@ -66,12 +69,18 @@ impl Syncer {
     }
 }
 
+fn closing() -> Failure {
+    unknown("the store is closing")
+}
+
 /// Serves waiters until there can be no more. Ends early after a failed sync, which leaves all waiters without an answer.
-fn run(db: &Database, fatal: &Fatal, progress: &Progress, queue: &mpsc::Receiver<oneshot::Sender<()>>) {
+fn run(db: &Database, fatal: &Fatal, progress: &Progress, queue: &mut mpsc::Receiver<oneshot::Sender<()>>) {
     loop {
-        let first = queue.recv().ok();
-        let last = first.is_none();
-        let waiters: Vec<_> = first.into_iter().chain(queue.try_iter()).collect();
+        let mut waiters = Vec::new();
+        let last = queue.blocking_recv().map(|first| waiters.push(first)).is_none();
+        while let Ok(waiter) = queue.try_recv() {
+            waiters.push(waiter);
+        }
         let written = progress.written.load(Ordering::SeqCst);
         if let Err(error) = db.persist(PersistMode::SyncData) {
             fatal(&format!("sync of the journal: {error}"));

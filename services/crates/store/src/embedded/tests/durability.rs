@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use wardline_domain::envelope::Sequence;
+use wardline_domain::failure::CauseKind;
 use wardline_domain::roster::Roster;
 
-use super::{EmbeddedHarness, copy, directory};
+use super::{EmbeddedHarness, copy, data_length, directory};
 use crate::Stores;
 use crate::checkpoints::Checkpoint;
 use crate::conversations::RowBatch;
@@ -69,7 +70,7 @@ async fn a_surviving_checkpoint_has_everything_before_it() {
     let left = directory();
     copy(harness.dir.path(), left.path());
     let bytes = std::fs::read(journal(left.path())).unwrap();
-    let data = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    let data = data_length(&bytes);
     let mut random = Random(1);
     let mut survived = std::collections::BTreeSet::new();
     for _ in 0..8 {
@@ -87,4 +88,44 @@ async fn cut_and_check(from: &Path, at: usize, survived: &mut std::collections::
     survived.insert(check(&stores).await);
     // And the stores go on.
     effects(&stores, RECORDS + 1).await;
+}
+
+/// The harness's files with one page of the journal as zeros: pages reach a disk in any order.
+fn without_page(harness: &EmbeddedHarness, page: usize) -> tempfile::TempDir {
+    let dir = directory();
+    copy(harness.dir.path(), dir.path());
+    let journal = journal(dir.path());
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[page * 4096..(page + 1) * 4096].fill(0);
+    std::fs::write(journal, bytes).unwrap();
+    dir
+}
+
+fn pages(harness: &EmbeddedHarness) -> usize {
+    data_length(&std::fs::read(journal(harness.dir.path())).unwrap()) / 4096
+}
+
+/// A missing page of small rows ends the journal there: no checkpoint is left without what came before it.
+#[tokio::test]
+async fn a_missing_page_ends_the_journal() {
+    let harness = EmbeddedHarness::new();
+    for n in 1..=RECORDS {
+        effects(harness.stores(), n).await;
+    }
+    let pages = pages(&harness);
+    for page in (2..pages).step_by(pages / 6) {
+        let dir = without_page(&harness, page);
+        assert!(check(&open(dir.path()).unwrap()).await < RECORDS);
+    }
+}
+
+/// A missing page inside one large value spoils nothing but the batch's checksum. fjall refuses such a journal: a person must
+/// look.
+#[tokio::test]
+async fn a_missing_page_inside_a_value_is_refused() {
+    let harness = EmbeddedHarness::new();
+    let rows = RowBatch { messages: vec![message(1, 1, 200_000)], ..RowBatch::default() };
+    harness.stores().conversations.put_rows(&rows).await.unwrap();
+    let dir = without_page(&harness, pages(&harness) / 2);
+    assert_eq!(open(dir.path()).unwrap_err().cause().kind, CauseKind::Corrupt);
 }

@@ -62,6 +62,13 @@ impl Harness for EmbeddedHarness {
     }
 }
 
+/// How many bytes come before the zeros at the end. By pages, as a journal ends in many of them.
+pub(super) fn data_length(bytes: &[u8]) -> usize {
+    let pages = bytes.rchunks(4096).take_while(|page| **page == [0; 4096][..page.len()]);
+    let rest = bytes.len() - pages.map(<[u8]>::len).sum::<usize>();
+    rest - bytes[..rest].iter().rev().take_while(|byte| **byte == 0).count()
+}
+
 /// Copies a directory with all that is in it.
 pub(super) fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
@@ -73,7 +80,7 @@ pub(super) fn copy(from: &Path, to: &Path) {
         } else {
             // Journals are allocated ahead: their zeros stay a hole.
             let bytes = std::fs::read(entry.path()).unwrap();
-            let data = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
+            let data = data_length(&bytes);
             std::fs::write(&target, &bytes[..data]).unwrap();
             std::fs::OpenOptions::new().write(true).open(target).unwrap().set_len(bytes.len() as u64).unwrap();
         }
