@@ -41,7 +41,7 @@ pub struct Service {
 
 /// The service, to be put behind the auth layer.
 pub fn service(deps: Deps) -> ReceiptServiceServer<Service> {
-    ReceiptServiceServer::new(Service { deps })
+    ReceiptServiceServer::new(Service::new(deps))
 }
 
 #[tonic::async_trait]
@@ -59,6 +59,11 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, Refusal>>) -> Result<
 }
 
 impl Service {
+    /// The handlers by themselves.
+    pub const fn new(deps: Deps) -> Self {
+        Self { deps }
+    }
+
     async fn get(&self, request: &Request<v1::GetReceiptsRequest>) -> Result<v1::GetReceiptsResponse, Refusal> {
         let caller = Caller::of(request)?;
         let asked = request.get_ref();
