@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Makes `dir`, and what is missing above it, readable by its owner only; an existing one is left as it is. On return its
 /// name is on disk.
-pub fn private_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn private_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -24,7 +24,7 @@ pub fn private_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Puts the name of what was made, renamed or removed at `path` on disk.
-pub fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent_of(path).unwrap_or(Path::new(".")))?.sync_all()
 }
 

@@ -142,3 +142,48 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::MetadataExt as _;
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn open(dir: &Path) -> Result<Engines, OpenError> {
+        Engines::open(dir, &Embedded::default(), Clock::system()).await
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_one_process_s_until_it_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("deep").join("data");
+        let engines = open(&dir).await.unwrap();
+        assert!(matches!(open(&dir).await, Err(OpenError::InUse(_))));
+        engines.close(Instant::now() + Duration::from_secs(10)).await.unwrap();
+        let again = open(&dir).await.unwrap();
+        again.close(Instant::now() + Duration::from_secs(10)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_made_is_its_owner_s_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("data");
+        let _engines = open(&dir).await.unwrap();
+        for made in [dir.clone(), dir.join("log"), dir.join("store"), dir.join("lock")] {
+            assert_eq!(made.metadata().unwrap().mode() & 0o077, 0, "{}", made.display());
+        }
+    }
+
+    #[tokio::test]
+    async fn partition_counts_cannot_change_under_a_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let engines = open(dir.path()).await.unwrap();
+        engines.close(Instant::now() + Duration::from_secs(10)).await.unwrap();
+        let other = Embedded { feeds_partitions: 8.try_into().unwrap(), ..Embedded::default() };
+        let opened = Engines::open(dir.path(), &other, Clock::system()).await;
+        assert!(matches!(opened, Err(OpenError::Engine { engine: "log", .. })));
+    }
+}
