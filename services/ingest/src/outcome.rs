@@ -37,27 +37,35 @@ impl Inner {
 
     /// Reads until there is an outcome or the time is up.
     pub(crate) async fn await_outcome(&self, key: OutcomeKey, wait: Duration) -> Result<Option<OutcomeRow>, Refusal> {
-        self.poll_until(wait, async || self.outcome(key).await).await
+        let mut pauses = Pauses::within(wait);
+        loop {
+            let found = self.outcome(key).await?;
+            if found.is_some() || !pauses.pause().await {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// Growing pauses between reads until the time is up. Reading again is what works on every engine.
+pub(crate) struct Pauses {
+    until: Instant,
+    next: Duration,
+}
+
+impl Pauses {
+    pub(crate) fn within(wait: Duration) -> Self {
+        Self { until: Instant::now() + wait, next: FIRST_PAUSE }
     }
 
-    /// Calls `read` until it finds something or the time is up. Reading again is what works on every engine.
-    pub(crate) async fn poll_until<T>(
-        &self,
-        wait: Duration,
-        read: impl AsyncFn() -> Result<Option<T>, Refusal>,
-    ) -> Result<Option<T>, Refusal> {
-        let until = Instant::now() + wait;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            if let Some(found) = read().await? {
-                return Ok(Some(found));
-            }
-            let now = Instant::now();
-            if now >= until {
-                return Ok(None);
-            }
-            sleep_until((now + pause).min(until)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+    /// Waits a little. False when the time was up before.
+    pub(crate) async fn pause(&mut self) -> bool {
+        let now = Instant::now();
+        if now >= self.until {
+            return false;
         }
+        sleep_until((now + self.next).min(self.until)).await;
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        true
     }
 }

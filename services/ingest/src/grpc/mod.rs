@@ -17,24 +17,21 @@ use wardline_runtime::{Caller, Refusal};
 use crate::Ingest;
 
 impl Ingest {
-    /// Runs a call for a device and leaves an audit record when it is refused for who asks.
-    async fn call<T, R>(
-        &self,
-        action: &'static str,
-        request: Request<T>,
-        call: impl AsyncFnOnce(DeviceCaller, T) -> Result<R, Refusal>,
-    ) -> Result<Response<R>, Status> {
+    /// The device that calls, and what it asks.
+    fn enter<T>(&self, action: &'static str, request: Request<T>) -> Result<(Caller, DeviceCaller, T), Refusal> {
         let caller = Caller::of(&request)?;
-        let answer = match caller.device() {
-            Ok(device) => call(device, request.into_inner()).await,
-            Err(refusal) => Err(refusal),
-        };
+        let device = self.audited(action, &caller, caller.device())?;
+        Ok((caller, device, request.into_inner()))
+    }
+
+    /// Leaves an audit record of an answer that refuses for who asks.
+    fn audited<R>(&self, action: &'static str, caller: &Caller, answer: Result<R, Refusal>) -> Result<R, Refusal> {
         if let Err(refusal) = &answer
             && is_security_decision(refusal.reason)
         {
-            self.inner.deps.audit.record(action, Some(&caller), None, Err(refusal.reason));
+            self.inner.deps.audit.record(action, Some(caller), None, Err(refusal.reason));
         }
-        Ok(Response::new(answer?))
+        answer
     }
 }
 
@@ -59,47 +56,64 @@ impl ConversationService for Ingest {
         &self,
         request: Request<v1::CreateConversationRequest>,
     ) -> Result<Response<v1::CreateConversationResponse>, Status> {
-        self.call("create_conversation", request, async |caller, request| self.inner.create(caller, request).await).await
+        const ACTION: &str = "create_conversation";
+        let (caller, device, request) = self.enter(ACTION, request)?;
+        let answer = self.inner.create(device, request).await;
+        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
     }
 
     async fn get_conversation(
         &self,
         request: Request<v1::GetConversationRequest>,
     ) -> Result<Response<v1::GetConversationResponse>, Status> {
-        self.call("get_conversation", request, async |caller, request| {
-            self.inner.get_conversation(caller, &request).await
-        })
-        .await
+        const ACTION: &str = "get_conversation";
+        let (caller, device, request) = self.enter(ACTION, request)?;
+        let answer = self.inner.get_conversation(device, &request).await;
+        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
     }
 
     async fn list_members(
         &self,
         request: Request<v1::ListMembersRequest>,
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
-        self.call("list_members", request, async |caller, request| self.inner.list_members(caller, &request).await).await
+        const ACTION: &str = "list_members";
+        let (caller, device, request) = self.enter(ACTION, request)?;
+        let answer = self.inner.list_members(device, &request).await;
+        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
     }
 
     async fn leave_conversation(
         &self,
         request: Request<v1::LeaveConversationRequest>,
     ) -> Result<Response<v1::LeaveConversationResponse>, Status> {
-        self.call("leave_conversation", request, async |caller, request| self.inner.leave(caller, &request).await).await
+        const ACTION: &str = "leave_conversation";
+        let (caller, device, request) = self.enter(ACTION, request)?;
+        let answer = self.inner.leave(device, &request).await;
+        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
     }
 
     async fn get_group_state(
         &self,
         request: Request<v1::GetGroupStateRequest>,
     ) -> Result<Response<v1::GetGroupStateResponse>, Status> {
-        self.call("get_group_state", request, async |caller, request| self.inner.get_group_state(caller, &request).await)
-            .await
+        const ACTION: &str = "get_group_state";
+        let (caller, device, request) = self.enter(ACTION, request)?;
+        let answer = self.inner.get_group_state(device, &request).await;
+        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
     }
 
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
-        self.call("commit", request, async |caller, request| self.inner.commit(caller, request).await).await
+        const ACTION: &str = "commit";
+        let (caller, device, request) = self.enter(ACTION, request)?;
+        let answer = self.inner.commit(device, request).await;
+        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
     }
 
     async fn send(&self, request: Request<v1::SendRequest>) -> Result<Response<v1::SendResponse>, Status> {
-        self.call("send", request, async |caller, request| self.inner.send(caller, request).await).await
+        const ACTION: &str = "send";
+        let (caller, device, request) = self.enter(ACTION, request)?;
+        let answer = self.inner.send(device, request).await;
+        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
     }
 
     async fn publish(
@@ -114,6 +128,9 @@ impl ConversationService for Ingest {
         &self,
         request: Request<v1::GetOutcomeRequest>,
     ) -> Result<Response<v1::GetOutcomeResponse>, Status> {
-        self.call("get_outcome", request, async |caller, request| self.inner.get_outcome(caller, &request).await).await
+        const ACTION: &str = "get_outcome";
+        let (caller, device, request) = self.enter(ACTION, request)?;
+        let answer = self.inner.get_outcome(device, &request).await;
+        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
     }
 }

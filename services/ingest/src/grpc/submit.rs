@@ -17,6 +17,7 @@ use wardline_runtime::status::RETRY_AFTER;
 use super::read;
 use crate::admit::{Admitted, Door, admit, in_time};
 use crate::append::InFlight;
+use crate::outcome::Pauses;
 use crate::{Inner, commit};
 
 /// What a message that was let through came to.
@@ -168,10 +169,15 @@ impl Inner {
         self.put_blobs(conversation, &blobs).await?;
         let in_flight = self.append(conversation, self.deps.clock.now(), &Body::Create(create.clone()))?;
         self.durable(in_flight).await?;
-        let wait = self.options.append_deadline;
-        let seen = self.poll_until(wait, async || Ok(self.deps.members.reload(conversation).await?)).await?;
-        let seen = seen.ok_or(Refusal::new(Reason::Unavailable).retry_after(RETRY_AFTER))?;
-        existing(conversation, &seen, &create)
+        let mut pauses = Pauses::within(self.options.append_deadline);
+        loop {
+            if let Some(seen) = self.deps.members.reload(conversation).await? {
+                return existing(conversation, &seen, &create);
+            }
+            if !pauses.pause().await {
+                return Err(Refusal::new(Reason::Unavailable).retry_after(RETRY_AFTER));
+            }
+        }
     }
 
     async fn check_create(
