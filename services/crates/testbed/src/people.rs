@@ -91,7 +91,7 @@ impl People {
 
     /// The options that tests use: files survive the process, not a power cut; retries are quick.
     pub fn options() -> Options {
-        let backoff = Backoff::default();
+        let backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_secs(1) };
         Options { durability: Durability::Process, key_packages: 20, backoff, ..Options::default() }
     }
 
