@@ -103,3 +103,50 @@ reasons! {
     DeadlineExceeded "DEADLINE_EXCEEDED" DeadlineExceeded "not in time; the outcome may be unknown" "Repeat the same bytes.";
     Internal "INTERNAL" Internal "an invariant does not hold" "Report it.";
 }
+
+const HEADER: &str = "\
+# Errors
+
+Rendered from the table in `proto/src/reason.rs`; `UPDATE=1 cargo test -p wardline-proto --test reasons` writes it anew.
+
+Every call that is refused ends with one of these. `ErrorInfo.domain` is `wardline` and `ErrorInfo.reason` is the reason; both
+stay as they are, while the text may change. Act on the reason, then on the code. `RetryInfo` comes with every
+RESOURCE_EXHAUSTED and UNAVAILABLE, `BadRequest` with every field that is not valid. The text is constant: nothing of what was
+sent comes back.
+
+| reason | code | what it means | what to do |
+|---|---|---|---|
+";
+
+/// The table as a page for people, in Markdown.
+pub fn page() -> String {
+    let mut page = HEADER.to_owned();
+    for reason in Reason::ALL {
+        let (name, code) = (reason.as_str(), code_name(reason.code()));
+        page.push_str(&format!("| `{name}` | {code} | {} | {} |\n", reason.message(), reason.remedy()));
+    }
+    page
+}
+
+/// A status code by the name that the gRPC specification gives it.
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
