@@ -1,7 +1,7 @@
 //! What a revocation sets off: control records for the conversations whose roster has the device or user, and an event for
 //! the user's own feed. A fold over the `directory` topic, so that a crash resumes it.
 //!
-//! Deliberately absent: trimming. Other roles fold the compacted topic from its oldest record at every start.
+//! Deliberately absent: what the conversations make of it.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -10,17 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wardline_domain::partition::PartitionCount;
 use wardline_domain::record::{Body, Control};
 use wardline_domain::roster::Roster;
 use wardline_domain::{Cause, ConversationId, DeviceId, Failure, Position, UserId};
 use wardline_log::fold::{self, Fold, Folds};
-use wardline_log::{
-    Appended, EventLog, FetchLimits, Group, LogRecord, NewRecord, Partition, Permit, Refused, Start, Started,
-    Subscription, Topic,
-};
+use wardline_log::{EventLog, FetchLimits, Group, LogRecord, NewRecord, Partition, Start, Started, Topic};
 use wardline_proto::convert::{Violation, ids, record};
 use wardline_proto::internal::v1 as wire;
 use wardline_runtime::Clock;
@@ -46,7 +41,7 @@ pub(crate) async fn run(
         trim_every: Duration::from_secs(60),
     };
     let spreads = Arc::new(Spreads { log: Arc::clone(&log), conversations, clock });
-    fold::run(Arc::new(Untrimmed(log)), checkpoints, spreads, options, stop).await
+    fold::run(log, checkpoints, spreads, options, stop).await
 }
 
 struct Spreads {
@@ -204,39 +199,4 @@ fn parse(record: &LogRecord) -> Result<Option<What>, Violation> {
         }
         _ => None,
     })
-}
-
-/// The log, but for trimming: the fold's checkpoint is not the last word on a topic that others read from its beginning.
-struct Untrimmed(Arc<dyn EventLog>);
-
-#[async_trait]
-impl EventLog for Untrimmed {
-    fn partitions(&self, topic: Topic) -> PartitionCount {
-        self.0.partitions(topic)
-    }
-
-    fn reserve(&self, bytes: NonZeroU32) -> Result<Permit, Refused> {
-        self.0.reserve(bytes)
-    }
-
-    fn append(&self, permit: Permit, to: Partition, batch: Vec<NewRecord>) -> Appended {
-        self.0.append(permit, to, batch)
-    }
-
-    async fn subscribe(
-        &self,
-        group: Group,
-        topic: Topic,
-        limits: FetchLimits,
-    ) -> Result<Box<dyn Subscription>, Failure> {
-        self.0.subscribe(group, topic, limits).await
-    }
-
-    async fn trim(&self, _partition: Partition, _through: Position) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn close(&self, deadline: Instant) -> Result<(), Failure> {
-        self.0.close(deadline).await
-    }
 }

@@ -40,6 +40,8 @@ impl Layout {
         std::fs::create_dir_all(&options.dir).map_err(unavailable)?;
         let database = open_database(&options.dir)?;
         let rows = database.keyspace("rows", create).map_err(unavailable)?;
+        // fjall syncs what is in a keyspace's folder and not the folder's own name. POSIX promises no name without this.
+        std::fs::File::open(options.dir.join("keyspaces")).and_then(|dir| dir.sync_all()).map_err(unavailable)?;
         let layout = Self { database, rows };
         layout.verify_counts(options)?;
         Ok(layout)

@@ -299,9 +299,11 @@ impl<F: Folds> Driver<F> {
         Ok(())
     }
 
-    /// Trims the log behind what is checkpointed, one at a time and beside everything else.
+    /// Trims the log behind what is checkpointed, one at a time and beside everything else. A compacted topic is never
+    /// trimmed: others read it from its oldest record at every start.
     fn trim(&mut self) {
-        let kept = self.options.checkpointed && matches!(self.options.group, Group::Named(_));
+        let options = &self.options;
+        let kept = options.checkpointed && !options.topic.compacted() && matches!(options.group, Group::Named(_));
         let places: Vec<_> =
             self.slots.iter().filter_map(|(index, slot)| slot.done.and_then(below).zip(Some(*index))).collect();
         if !kept || self.trimming || places.is_empty() {
