@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,7 +31,6 @@ pub struct People {
     endpoints: Endpoints,
     tokens: Tokens,
     dir: PathBuf,
-    made: Arc<AtomicU32>,
 }
 
 impl std::fmt::Debug for People {
@@ -57,7 +55,7 @@ impl AccessTokens for Login {
 impl People {
     /// Devices' files go under `dir`.
     pub fn new(endpoints: Endpoints, tokens: Tokens, dir: impl Into<PathBuf>) -> Self {
-        Self { endpoints, tokens, dir: dir.into(), made: Arc::default() }
+        Self { endpoints, tokens, dir: dir.into() }
     }
 
     /// The same people at other addresses.
@@ -84,7 +82,7 @@ impl People {
     /// A new user.
     pub async fn person(&self, name: &str) -> Result<Person, Error> {
         let user = UserId::from_bytes(*uuid::Uuid::new_v4().as_bytes());
-        let subject = format!("{name}-{}", self.made.fetch_add(1, Ordering::Relaxed));
+        let subject = format!("{name}-{user}");
         self.admin()?.create_user(user, &subject).await?;
         Ok(Person { user, subject })
     }
@@ -109,7 +107,7 @@ impl People {
         vouching: Option<&Device>,
         options: Options,
     ) -> Result<(Device, PathBuf), Error> {
-        let file = self.dir.join(format!("device-{}.db", self.made.fetch_add(1, Ordering::Relaxed)));
+        let file = self.dir.join(format!("device-{}.db", uuid::Uuid::new_v4()));
         let packages = options.key_packages;
         let device = Device::create(&file, &self.endpoints, self.login(&person.subject, ""), options)?;
         match vouching {
