@@ -44,8 +44,12 @@ const SERVICES: [&str; 4] = ["directory", "ingest", "presence", "receipt"];
 impl Server {
     /// Runs `binary` over `data`. Diagnostics of all its runs go to one file beside it.
     pub async fn start(binary: &Path, data: &Path, disk: Option<Forgetful>) -> io::Result<Self> {
-        let fronts =
-            [Forwarder::start().await?, Forwarder::start().await?, Forwarder::start().await?, Forwarder::start().await?];
+        let fronts = [
+            Forwarder::start().await?,
+            Forwarder::start().await?,
+            Forwarder::start().await?,
+            Forwarder::start().await?,
+        ];
         let mut server = Self {
             binary: binary.to_owned(),
             data: data.to_owned(),
@@ -61,12 +65,18 @@ impl Server {
 
     /// Starts it again over the same data, and leads the fronts to it.
     pub async fn restart(&mut self) -> io::Result<()> {
-        let running = self.data.join("dev").join("running.json");
-        let _ = std::fs::remove_file(&running);
+        self.spawn()?;
+        self.ready().await
+    }
+
+    /// Starts the process and waits for nothing: for those who want to kill it before it is up.
+    pub fn spawn(&mut self) -> io::Result<()> {
+        // What the run before said of itself. There is none when it did not get that far.
+        let _ = std::fs::remove_file(self.running());
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.diagnostics)?;
         let mut command = Command::new(&self.binary);
         command
-            .args(["dev", "--no-demo", "--port-base", "0", "--log", "debug", "--data-dir"])
+            .args(["dev", "--no-demo", "--port-base", "0", "--log", "info,wardline=debug", "--data-dir"])
             .arg(&self.data)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -75,6 +85,16 @@ impl Server {
             disk.command_env(&mut command);
         }
         self.child = Some(command.spawn()?);
+        Ok(())
+    }
+
+    fn running(&self) -> PathBuf {
+        self.data.join("dev").join("running.json")
+    }
+
+    /// Waits until it serves, and leads the fronts to it.
+    async fn ready(&mut self) -> io::Result<()> {
+        let running = self.running();
         let until = Instant::now() + START;
         loop {
             if let Some(addresses) = read(&running) {
@@ -155,10 +175,14 @@ impl Server {
         self.issuer
     }
 
-    fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(&self.diagnostics).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(5)..].join("\n")
+    /// The last warnings and errors of all runs, for failure messages.
+    pub fn last_words(&self) -> String {
+        let bytes = std::fs::read(&self.diagnostics).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let grave =
+            |line: &&str| ["WARN", "ERROR", "rror:", "panicked", "cannot"].iter().any(|word| line.contains(word));
+        let lines: Vec<&str> = text.lines().filter(grave).collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
     }
 }
 

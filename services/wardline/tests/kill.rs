@@ -1,0 +1,97 @@
+//! The law: however often the server is killed, every message that a device queued reaches every device of every member
+//! exactly once in effect, in one order, and receipts end up saying just that.
+//!
+//! Real processes, SIGKILL, the kernel's own disk. What a power cut takes beyond that is the subject of `power_cut`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod team;
+
+use std::path::Path;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use team::{Failed, Progress, Team};
+use tokio::time::Instant;
+use wardline_testbed::server::Server;
+
+const TEAMS: usize = 3;
+const USERS: usize = 5;
+const READERS: usize = 3;
+const KILLS: usize = 20;
+/// Of these kills, so many come again while the server starts.
+const EARLY_KILLS: usize = 5;
+const MESSAGES: usize = 15;
+/// A kill comes up to so long after the message it waited for.
+const JITTER: Duration = Duration::from_millis(5);
+/// An early kill comes up to so long after the start.
+const EARLY: Duration = Duration::from_millis(400);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_kill_loses_repeats_or_reorders_anything() {
+    let seed = team::seed();
+    println!("seed {seed}");
+    let dir = tempfile::tempdir().unwrap();
+    let mut server =
+        Server::start(Path::new(env!("CARGO_BIN_EXE_wardline")), &dir.path().join("data"), None).await.unwrap();
+    let run = run(seed, &mut server, dir.path()).await;
+    team::conclude(seed, run.map_err(|failed| format!("{failed}\n{}", server.last_words()).into()));
+}
+
+async fn run(seed: u64, server: &mut Server, dir: &Path) -> Result<(), Failed> {
+    let began = Instant::now();
+    let people = server.people(dir)?;
+    let mut teams = Vec::new();
+    for _ in 0..TEAMS {
+        teams.push(Team::gather(&people, USERS).await?);
+    }
+    let gathered = began.elapsed();
+    let devices: usize = teams.iter().map(Team::size).sum();
+    let progress = Progress::new();
+    let talking = futures::future::try_join_all(
+        teams.iter().zip(1..).map(|(team, number)| team.talk(MESSAGES, READERS, seed ^ (number << 32), &progress)),
+    );
+    tokio::try_join!(talking, kill_often(seed, server, devices * MESSAGES, &progress))?;
+    let talked = began.elapsed();
+    for team in &teams {
+        team.converges(READERS, people.endpoints()).await?;
+    }
+    println!(
+        "{KILLS} kills and {EARLY_KILLS} during a start, {} messages to {} devices each, longest silence {:.1?}; \
+         gathered in {gathered:.1?}, talked until {talked:.1?}, converged after {:.1?}",
+        devices * MESSAGES,
+        USERS * 2,
+        progress.longest_silence(),
+        began.elapsed()
+    );
+    Ok(())
+}
+
+/// Kills and restarts at random points of the load.
+async fn kill_often(seed: u64, server: &mut Server, messages: usize, progress: &Progress) -> Result<(), Failed> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut points = rand::seq::index::sample(&mut random, messages - 1, KILLS).into_vec();
+    points.sort_unstable();
+    let early = rand::seq::index::sample(&mut random, KILLS, EARLY_KILLS).into_vec();
+    for (kill, point) in points.into_iter().enumerate() {
+        progress.reaches(point + 1).await?;
+        moment(&mut random, JITTER).await;
+        if let Some(status) = server.exited()? {
+            return Err(format!("the server ended by itself before kill {kill}: {status}").into());
+        }
+        server.kill()?;
+        if early.contains(&kill) {
+            server.spawn()?;
+            moment(&mut random, EARLY).await;
+            server.kill()?;
+        }
+        server.restart().await?;
+    }
+    Ok(())
+}
+
+/// A random moment. Nothing is waited for: the moment is the fault.
+async fn moment(random: &mut StdRng, up_to: Duration) {
+    tokio::time::sleep(up_to.mul_f64(random.random())).await;
+}
