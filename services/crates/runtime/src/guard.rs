@@ -15,6 +15,7 @@ use http::{Request, Response};
 use prost::Message as _;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 use wardline_proto::reason::Reason;
@@ -115,7 +116,7 @@ where
             let _permit = permit;
             let answer = within(timeout, AssertUnwindSafe(handler).catch_unwind()).await;
             Ok(match answer {
-                Some(Ok(Ok(response))) => response,
+                Some(Ok(Ok(response))) => reasoned(response),
                 Some(Err(_)) => {
                     tracing::error!("a handler panicked");
                     refuse(Refusal::new(Reason::Internal))
@@ -125,6 +126,18 @@ where
         }
         .instrument(span)
         .boxed()
+    }
+}
+
+/// What the gRPC library refuses before a handler sees it gets a reason from the table like any other refusal: bytes that are
+/// not the method's message, which gRPC calls INTERNAL, and messages above the service's bound.
+fn reasoned(response: Response<Body>) -> Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    match status.code() {
+        _ if !status.details().is_empty() => response,
+        Code::Internal => refuse(Refusal::field("request", "must be a serialized message of the method")),
+        Code::OutOfRange => refuse(Refusal::new(Reason::TooLarge)),
+        _ => response,
     }
 }
 
