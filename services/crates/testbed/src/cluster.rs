@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: process kills. What must survive those runs as [`crate::server`].
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -112,13 +113,14 @@ impl Cluster {
         }
     }
 
-    /// The services of one instance.
+    /// The services of one instance. One that it does not run is at an address where nobody listens.
     ///
     /// # Panics
     /// When there is no such instance any more: the test is wrong.
     pub fn endpoints(&self, index: usize) -> Endpoints {
         let node = self.nodes.get(index).and_then(Option::as_ref).expect("the test asks for a running instance");
-        let url = |name| format!("http://{}", node.addresses()[name]);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let url = |name| format!("http://{}", node.addresses().get(name).unwrap_or(&nowhere));
         Endpoints {
             directory: url("directory"),
             ingest: url("ingest"),
@@ -126,6 +128,15 @@ impl Cluster {
             receipt: url("receipt"),
             tls: None,
         }
+    }
+
+    /// The URL of the presence link of one instance, which is for other instances only.
+    ///
+    /// # Panics
+    /// When there is no such instance any more: the test is wrong.
+    pub fn link(&self, index: usize) -> String {
+        let node = self.nodes.get(index).and_then(Option::as_ref).expect("the test asks for a running instance");
+        format!("http://{}", node.addresses()["link"])
     }
 
     /// People of a tenant, at one instance.
