@@ -52,7 +52,7 @@ impl FeedEvent {
                 }
             }
             Wire::Welcome(welcome) => {
-                ids::conversation_bytes(&welcome.conversation_id, "welcome.conversation_id")?;
+                joined_of(welcome)?;
             }
             Wire::Rejected(rejected) => check_rejected(rejected)?,
             Wire::ConversationChanged(changed) => check_changed(changed)?,
@@ -103,8 +103,11 @@ impl FeedEvent {
     }
 
     /// What its acknowledgement says.
-    pub(crate) const fn delivered(&self) -> Option<Delivered> {
-        self.delivered
+    pub(crate) fn delivered(&self) -> Option<Delivered> {
+        match &self.wire {
+            Wire::Welcome(welcome) => joined_of(welcome).ok(),
+            _ => self.delivered,
+        }
     }
 
     /// About how much memory it holds.
@@ -240,7 +243,15 @@ fn delivered_of(message: &wire::FeedMessage) -> Result<Delivered, Violation> {
     Ok(Delivered {
         conversation: ids::conversation_bytes(&message.conversation_id, "message.conversation_id")?,
         sequence: Sequence(message.sequence),
-        sender: ids::user_bytes(&message.sender_user_id, "message.sender_user_id")?,
+        sender: Some(ids::user_bytes(&message.sender_user_id, "message.sender_user_id")?),
+    })
+}
+
+fn joined_of(welcome: &wire::FeedWelcome) -> Result<Delivered, Violation> {
+    Ok(Delivered {
+        conversation: ids::conversation_bytes(&welcome.conversation_id, "welcome.conversation_id")?,
+        sequence: Sequence(welcome.sequence),
+        sender: None,
     })
 }
 

@@ -29,15 +29,16 @@ pub(crate) struct Window {
     pub(crate) bytes: usize,
 }
 
-/// What an acknowledgement of an event says: a message reached the device.
+/// What an acknowledgement of an event says: a message reached the device, or it joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Delivered {
     /// The conversation.
     pub(crate) conversation: ConversationId,
     /// The sequence.
     pub(crate) sequence: Sequence,
-    /// Who sent it, and is to be told.
-    pub(crate) sender: UserId,
+    /// Who sent the message, and is to be told. `None` for a Welcome: what lies at or below its sequence was before the
+    /// device, and is never said to be delivered to it.
+    pub(crate) sender: Option<UserId>,
 }
 
 /// An event that could be sent.
@@ -49,7 +50,7 @@ pub(crate) struct Item {
     pub(crate) previous: Option<Position>,
     /// How large it is.
     pub(crate) bytes: usize,
-    /// What its acknowledgement will say; `None` when it is not a message or not for this device.
+    /// What its acknowledgement will say; `None` when it is neither message nor Welcome, or not for this device.
     pub(crate) delivered: Option<Delivered>,
 }
 

@@ -113,8 +113,13 @@ impl Receipts {
         let mut pending = self.lock();
         for message in messages {
             let (progress, senders) = pending.progress(from, message.conversation);
-            progress.delivered = progress.delivered.max(message.sequence.0);
-            senders.insert(message.sender);
+            match message.sender {
+                Some(sender) => {
+                    progress.delivered = progress.delivered.max(message.sequence.0);
+                    senders.insert(sender);
+                }
+                None => progress.skipped_through = progress.skipped_through.max(message.sequence.0),
+            }
         }
         let cursor = pending.cursors.entry((from.user, from.device)).or_insert(at);
         *cursor = at.max(*cursor);
