@@ -101,6 +101,7 @@ impl Engine {
         let db = builder.open().map_err(fjall_failure("database"))?;
         format::check(&db)?;
         let tables = Tables::open(&db)?;
+        sync_names(dir).map_err(|error| unavailable(format!("names of the tables: {error}")))?;
         let syncer = Syncer::start(db.clone(), Arc::clone(&options.fatal))?;
         Ok(Self {
             tables,
@@ -203,6 +204,12 @@ impl Table {
         }
         Box::new(self.keyspace.range::<&[u8], _>(first..=last))
     }
+}
+
+/// Puts the names of the tables' folders on disk. fjall syncs what is in them and not their own names, and POSIX promises no
+/// name without this.
+fn sync_names(dir: &Path) -> std::io::Result<()> {
+    std::fs::File::open(dir.join("keyspaces"))?.sync_all()
 }
 
 /// A key from its parts, none of which needs a separator: all but the last have a fixed length.
