@@ -14,14 +14,15 @@ mod revoked;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wardline_log::EventLog;
 use wardline_proto::v1::conversation_service_server::ConversationServiceServer;
 use wardline_registry::{Rate, Registry};
+use wardline_runtime::Clock;
 use wardline_runtime::audit::Audit;
 use wardline_runtime::members::Members;
 use wardline_runtime::revocations::Revocations;
-use wardline_runtime::Clock;
 use wardline_store::Stores;
 
 /// The largest envelope plus MLS message, in bytes.
@@ -30,6 +31,9 @@ pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
 pub const MAX_WELCOME_BYTES: usize = 2 << 20;
 /// The largest group state, in bytes.
 pub const MAX_GROUP_STATE_BYTES: usize = 4 << 20;
+
+/// How many GetOutcome calls may wait at a time.
+const MAX_WAITERS: usize = 512;
 
 /// What ingest works with.
 #[derive(Clone)]
@@ -92,6 +96,8 @@ struct Inner {
     options: Options,
     keys: devices::RegisteredKeys,
     swept: revoked::Swept,
+    /// Places for GetOutcome calls that wait.
+    waiters: Semaphore,
     drain: CancellationToken,
 }
 
@@ -99,7 +105,8 @@ impl Ingest {
     /// The role over `deps`. When `drain` is cancelled, open Publish streams are told and end.
     pub fn new(deps: Deps, options: Options, drain: CancellationToken) -> Self {
         let keys = devices::RegisteredKeys::new(deps.stores.directory.clone());
-        Self { inner: Arc::new(Inner { deps, options, keys, swept: revoked::Swept::default(), drain }) }
+        let waiters = Semaphore::new(MAX_WAITERS);
+        Self { inner: Arc::new(Inner { deps, options, keys, swept: revoked::Swept::default(), waiters, drain }) }
     }
 
     /// Its gRPC service.

@@ -19,11 +19,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 impl Inner {
     /// A refusal that the cache proves, unless the message is a repeat that has its outcome already: then that stands.
     pub(crate) async fn unless_known(&self, envelope: &Envelope, refusal: Refusal) -> Result<Timestamp, Refusal> {
-        let key = OutcomeKey {
-            conversation: envelope.conversation,
-            device: envelope.device,
-            message: envelope.message,
-        };
+        let key =
+            OutcomeKey { conversation: envelope.conversation, device: envelope.device, message: envelope.message };
         match self.outcome(key).await? {
             Some(OutcomeRow { result: OutcomeResult::Sequenced(_), accepted_at, .. }) => Ok(accepted_at),
             Some(OutcomeRow { result: OutcomeResult::Rejected(rejection), .. }) => Err(Refusal::rejected(&rejection)),

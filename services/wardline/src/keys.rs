@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use rand::TryRngCore as _;
+use tonic::transport::{Certificate, ClientTlsConfig};
 use wardline_runtime::serve::Tls;
 use wardline_runtime::session::SessionKeys;
 use zeroize::Zeroizing;
@@ -116,6 +117,17 @@ pub fn load_tls(config: &Config) -> Result<Option<Tls>, KeyError> {
         cert_pem: public(cert)?,
         key_pem: read_secret(key)?,
         client_ca_pem: config.tls.client_ca_file.as_deref().map(public).transpose()?,
+    }))
+}
+
+/// How links to other instances are verified; `None` when `config` leaves them in clear.
+pub fn load_link_tls(config: &Config) -> Result<Option<ClientTlsConfig>, KeyError> {
+    let Some(file) = &config.link.ca_file else { return Ok(None) };
+    let pem = std::fs::read(file).map_err(|source| KeyError::Io { file: file.clone(), source })?;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+    Ok(Some(match &config.link.server_name {
+        Some(name) => tls.domain_name(name),
+        None => tls,
     }))
 }
 

@@ -9,8 +9,8 @@ use std::pin::Pin;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use wardline_proto::reason::Reason;
-use wardline_proto::v1::conversation_service_server::ConversationService;
 use wardline_proto::v1;
+use wardline_proto::v1::conversation_service_server::ConversationService;
 use wardline_runtime::caller::DeviceCaller;
 use wardline_runtime::{Caller, Refusal};
 

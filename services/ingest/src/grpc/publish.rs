@@ -108,9 +108,8 @@ fn message_id(request: &v1::PublishRequest) -> String {
 
 /// Sends an answer. False when the stream is to end.
 async fn answered(down: &mpsc::Sender<Result<v1::PublishResponse, Status>>, (id, answer): Answer) -> bool {
-    let unknown = answer
-        .as_ref()
-        .is_err_and(|refusal| matches!(refusal.reason, Reason::Unavailable | Reason::DeadlineExceeded));
+    let unknown =
+        answer.as_ref().is_err_and(|refusal| matches!(refusal.reason, Reason::Unavailable | Reason::DeadlineExceeded));
     let result = match answer {
         Ok(accepted_at) => Fate::AcceptTime(time::to_wire(accepted_at)),
         Err(refusal) => Fate::Failure(failure(refusal)),
@@ -157,4 +156,3 @@ impl Window {
         self.bytes -= self.sizes.pop_front().unwrap_or_default();
     }
 }
-

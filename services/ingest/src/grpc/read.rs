@@ -60,15 +60,19 @@ fn member(index: u32, leaf: &Leaf) -> v1::Member {
 }
 
 impl Inner {
+    /// The conversation as it is now, for what clients act on: devices that wait for removal, the group to join.
+    async fn fresh(&self, id: ConversationId, caller: DeviceCaller) -> Result<Seen, Refusal> {
+        let seen = self.deps.members.reload(id).await?;
+        seen.filter(|seen| seen.roster.has_user(caller.user)).ok_or(Refusal::new(Reason::NotAMember))
+    }
+
     pub(crate) async fn get_conversation(
         &self,
         caller: DeviceCaller,
         request: &v1::GetConversationRequest,
     ) -> Result<v1::GetConversationResponse, Refusal> {
         let id = ids::conversation(&request.conversation_id, "conversation_id")?;
-        self.deps.members.of_user(id, caller.user).await?;
-        // State that clients act on, such as devices waiting for removal, is read fresh.
-        let seen = self.deps.members.reload(id).await?.ok_or(Refusal::new(Reason::NotAMember))?;
+        let seen = self.fresh(id, caller).await?;
         Ok(v1::GetConversationResponse { conversation: Some(conversation(id, &seen)) })
     }
 
@@ -86,6 +90,10 @@ impl Inner {
         };
         // Later pages read the version that the first one read.
         let roster = self.deps.stores.conversations.roster(id, version).await?;
+        // Who was in it before the caller is not the caller's to know.
+        if !roster.has_user(caller.user) {
+            return Err(Refusal::new(Reason::PageTokenInvalid));
+        }
         let mut leaves = roster.leaves().range(from..);
         let members = leaves.by_ref().take(limit).map(|(index, leaf)| member(*index, leaf)).collect();
         let next = leaves.next().map(|(index, _)| format!("{:x}.{index:x}", roster.version())).unwrap_or_default();
@@ -98,8 +106,7 @@ impl Inner {
         request: &v1::GetGroupStateRequest,
     ) -> Result<v1::GetGroupStateResponse, Refusal> {
         let id = ids::conversation(&request.conversation_id, "conversation_id")?;
-        self.deps.members.of_user(id, caller.user).await?;
-        let seen = self.deps.members.reload(id).await?.ok_or(Refusal::new(Reason::NotAMember))?;
+        let seen = self.fresh(id, caller).await?;
         let state = seen.head.group_state;
         if request.epoch.is_some_and(|epoch| epoch != state.epoch.0) {
             return Err(Refusal::new(Reason::NotFound).with("epoch", state.epoch.0.to_string()));
@@ -144,7 +151,12 @@ impl Inner {
             if device != caller.device && seen.roster.leaf_of(caller.user, device).is_none() {
                 return Err(Refusal::new(Reason::NotAMember));
             }
-            found = self.await_outcome(key, wait).await?;
+            self.take_quota(&caller, 1).await?;
+            // Waiting holds a place among the server's calls; when too many wait already, this one does not.
+            found = match self.waiters.try_acquire() {
+                Ok(_place) => self.await_outcome(key, wait).await?,
+                Err(_) => self.outcome(key).await?,
+            };
         }
         Ok(v1::GetOutcomeResponse { outcome: Some(outcome(found)) })
     }
@@ -180,8 +192,6 @@ fn page_size(asked: i32, usual: usize, most: usize) -> Result<usize, Refusal> {
 fn parse_token(token: &str) -> Result<(u64, u32), Refusal> {
     token
         .split_once('.')
-        .and_then(|(version, leaf)| {
-            Some((u64::from_str_radix(version, 16).ok()?, u32::from_str_radix(leaf, 16).ok()?))
-        })
+        .and_then(|(version, leaf)| Some((u64::from_str_radix(version, 16).ok()?, u32::from_str_radix(leaf, 16).ok()?)))
         .ok_or(Refusal::new(Reason::PageTokenInvalid))
 }

@@ -29,7 +29,11 @@ pub(crate) enum Submitted {
 }
 
 impl Inner {
-    pub(crate) async fn send(&self, caller: DeviceCaller, request: v1::SendRequest) -> Result<v1::SendResponse, Refusal> {
+    pub(crate) async fn send(
+        &self,
+        caller: DeviceCaller,
+        request: v1::SendRequest,
+    ) -> Result<v1::SendResponse, Refusal> {
         let submitted = self.submit_content(&caller, request.sealed).await?;
         let accept_time = self.finish(submitted).await?;
         Ok(v1::SendResponse { accept_time: Some(time::to_wire(accept_time)) })
@@ -112,12 +116,7 @@ impl Inner {
         Ok(seen)
     }
 
-    async fn submission(
-        &self,
-        caller: &DeviceCaller,
-        admitted: Admitted,
-        seen: &Seen,
-    ) -> Result<Submission, Refusal> {
+    async fn submission(&self, caller: &DeviceCaller, admitted: Admitted, seen: &Seen) -> Result<Submission, Refusal> {
         Ok(Submission {
             tenant: caller.tenant,
             key_hash: self.keys.hash(caller.user, caller.device, seen.head.suite).await?,
@@ -132,7 +131,7 @@ impl Inner {
     }
 
     /// Fairness between devices. A registry that is away grants everything.
-    async fn take_quota(&self, caller: &DeviceCaller, cost: u32) -> Result<(), Refusal> {
+    pub(crate) async fn take_quota(&self, caller: &DeviceCaller, cost: u32) -> Result<(), Refusal> {
         let digest = Digest::of_parts(&[b"send", caller.user.as_bytes(), caller.device.as_bytes()]);
         let mut key = [0; 16];
         key.copy_from_slice(&digest.as_bytes()[..16]);
@@ -198,8 +197,8 @@ impl Inner {
         let state = commit::group_state(request.group_state, Generation(0), Epoch(0))?;
         let leaf = mls::single_leaf(&state.blobs[1])?;
         let key_hash = self.keys.hash(caller.user, caller.device, suite).await?;
-        let own = leaf.credential
-            == mls::Credential { tenant: caller.tenant, principal: caller.user, device: caller.device };
+        let own =
+            leaf.credential == mls::Credential { tenant: caller.tenant, principal: caller.user, device: caller.device };
         if !own || leaf.key_hash() != key_hash {
             return Err(Refusal::field("group_state.ratchet_tree", "must have the calling device as its only leaf"));
         }
@@ -252,9 +251,8 @@ fn behind(head: &Head, envelope: &Envelope) -> Refusal {
         MessageKind::Application => Reason::StaleEpoch,
         MessageKind::Commit | MessageKind::ExternalCommit => Reason::EpochConflict,
     };
-    let refusal = Refusal::new(reason)
-        .with("generation", head.generation.0.to_string())
-        .with("epoch", head.epoch.0.to_string());
+    let refusal =
+        Refusal::new(reason).with("generation", head.generation.0.to_string()).with("epoch", head.epoch.0.to_string());
     let just_lost = head.generation == envelope.generation && head.epoch.0 == envelope.epoch.0.saturating_add(1);
     match head.epoch_winner.filter(|_| just_lost && reason == Reason::EpochConflict) {
         Some(winner) => refusal.with("winner_message_id", winner.to_string()),

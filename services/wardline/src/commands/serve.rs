@@ -90,6 +90,7 @@ fn options(config: &Config) -> Result<NodeOptions, ServeError> {
     options.listen = listen(&config.listen);
     options.tls = keys::load_tls(config)?;
     options.link_advertise = config.link.advertise.clone();
+    options.link_tls = keys::load_link_tls(config)?;
     options.grace = config.shutdown.drain().saturating_sub(FOLDS_PATIENCE);
     options.presence_timings.feed_kept = config.feeds.retention();
     options.presence_limits.window_events = config.limits.window_events;

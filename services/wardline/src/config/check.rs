@@ -23,6 +23,12 @@ pub(super) fn possible(config: &Config) -> Vec<(String, String)> {
     if config.tls.client_ca_file.is_some() && config.tls.cert_file.is_none() {
         refuse("tls.client_ca_file", "needs tls.cert_file and tls.key_file");
     }
+    if config.link.ca_file.is_some() && config.tls.cert_file.is_none() {
+        refuse("link.ca_file", "needs tls.cert_file and tls.key_file");
+    }
+    if config.link.server_name.is_some() && config.link.ca_file.is_none() {
+        refuse("link.server_name", "needs link.ca_file");
+    }
     if let Some(advertise) = &config.link.advertise {
         if let Some(why) = not_an_origin(advertise) {
             refuse("link.advertise", why);

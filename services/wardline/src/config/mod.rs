@@ -175,6 +175,10 @@ pub struct Link {
     pub advertise: Option<String>,
     /// The file of the key that instances prove themselves with: 64 hexadecimal digits, the same for all.
     pub key_file: Option<PathBuf>,
+    /// The authority that signed the other instances' certificates, PEM. With it, links speak TLS.
+    pub ca_file: Option<PathBuf>,
+    /// The name in the other instances' certificates, when it is not the host of their address.
+    pub server_name: Option<String>,
 }
 
 /// The certificate of every listener.

@@ -97,7 +97,6 @@ struct Cast {
 struct Users {
     nurse: UserId,
     pharmacist: UserId,
-    physician: UserId,
 }
 
 struct Demo<'a> {
@@ -174,7 +173,7 @@ impl Demo<'_> {
         for (user, name) in [(physician, "physician"), (nurse, "nurse"), (pharmacist, "pharmacist")] {
             admin.create_user(user, &self.subject(name)).await.map_err(failed)?;
         }
-        Ok(Users { physician, nurse, pharmacist })
+        Ok(Users { nurse, pharmacist })
     }
 
     /// People are new in every run: the folder's name is the run's.
@@ -249,12 +248,7 @@ impl Demo<'_> {
         Ok(first)
     }
 
-    async fn receipts(
-        &mut self,
-        cast: &Cast,
-        conversation: ConversationId,
-        first: ContentId,
-    ) -> Result<(), DemoError> {
+    async fn receipts(&mut self, cast: &Cast, conversation: ConversationId, first: ContentId) -> Result<(), DemoError> {
         let phone = &cast.phone;
         let began = Instant::now();
         self.await_state(phone, conversation, first, |state| {
@@ -301,8 +295,14 @@ impl Demo<'_> {
         ended.map_err(|_| DemoError::Broken("the revoked phone is still attached"))?;
         self.out.step("The phone is lost: revoked from the tablet, its stream has ended", began.elapsed());
 
-        self.send(conversation, nurse, &[tablet, pharmacist], AFTER_LOSS, "Nurse Park writes on; the phone's leaf goes")
-            .await?;
+        self.send(
+            conversation,
+            nurse,
+            &[tablet, pharmacist],
+            AFTER_LOSS,
+            "Nurse Park writes on; the phone's leaf goes",
+        )
+        .await?;
         self.send(conversation, tablet, &[nurse, pharmacist], FROM_TABLET, "Dr. Osei answers from the tablet").await?;
         let remaining = nurse.device.members(conversation).map_err(nurse.failed())?;
         if remaining.iter().any(|member| member.device == lost) {
@@ -321,12 +321,7 @@ impl Demo<'_> {
 
     /// Every remaining device has the same messages under the same chain, the lost one has none of what came after, and the
     /// server's copy is ciphertext.
-    async fn verify(
-        &mut self,
-        cast: &Cast,
-        conversation: ConversationId,
-        lost: DeviceId,
-    ) -> Result<String, DemoError> {
+    async fn verify(&mut self, cast: &Cast, conversation: ConversationId, lost: DeviceId) -> Result<String, DemoError> {
         let began = Instant::now();
         let reference = cast.nurse.device.history(conversation).map_err(cast.nurse.failed())?;
         let last = reference.last().ok_or(DemoError::Broken("an empty history"))?.sequence;
@@ -385,7 +380,8 @@ impl Demo<'_> {
             self.out.detail(&stored_line(message));
         }
         let spoken = [FIRST_WORDS, REPLY, DOSE, AFTER_LOSS, FROM_TABLET];
-        let readable = messages.iter().any(|message| spoken.iter().any(|text| contains(body(message), text.as_bytes())));
+        let readable =
+            messages.iter().any(|message| spoken.iter().any(|text| contains(body(message), text.as_bytes())));
         if readable {
             return Err(DemoError::Broken("the server's copy is readable"));
         }

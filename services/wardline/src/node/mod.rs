@@ -14,12 +14,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::transport::ClientTlsConfig;
 use wardline_domain::Failure;
 use wardline_log::EventLog;
 use wardline_log::fold;
 use wardline_registry::Registry;
-use wardline_runtime::serve::{ServeError, Tls};
 use wardline_runtime::Clock;
+use wardline_runtime::serve::{ServeError, Tls};
 use wardline_store::Stores;
 
 use crate::keys::Keys;
@@ -128,6 +129,8 @@ pub struct NodeOptions {
     pub keys: Keys,
     /// Where other instances reach the link listener; by default its own address.
     pub link_advertise: Option<String>,
+    /// How links to other instances are secured; then the link listener presents the certificate of `tls`.
+    pub link_tls: Option<ClientTlsConfig>,
     /// Link addresses of other presence instances.
     pub link_peers: Vec<String>,
     /// How ingest behaves.
@@ -154,6 +157,7 @@ impl NodeOptions {
             issuers,
             keys,
             link_advertise: None,
+            link_tls: None,
             link_peers: Vec::new(),
             ingest: wardline_ingest::Options::default(),
             fanout: wardline_fanout::Options::default(),

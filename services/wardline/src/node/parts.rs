@@ -13,7 +13,7 @@ use wardline_runtime::audit::Audit;
 use wardline_runtime::auth::{AuthLayer, Authenticator};
 use wardline_runtime::members::Members;
 use wardline_runtime::revocations::Revocations;
-use wardline_runtime::serve;
+use wardline_runtime::serve::{self, Bound};
 
 use super::{Fault, NodeOptions, Over, Role, StartError};
 
@@ -75,42 +75,41 @@ impl Parts {
         auth: AuthLayer,
         options: &NodeOptions,
     ) -> Result<SocketAddr, StartError> {
-        self.serve(name, address, services, Some(auth), options, (&self.listeners, &self.drain)).await
+        let bound = bind(name, address).await?;
+        let address = bound.address;
+        let serving = serve::Options { tls: options.tls.clone(), ..serve::Options::default() };
+        self.serve(name, bound, services, Some(auth), serving, options.grace, (&self.listeners, &self.drain));
+        Ok(address)
     }
 
-    /// Binds and serves other instances until the folds stop: links carry what they still have to say.
-    pub(super) async fn listen_internally(
-        &self,
-        name: &'static str,
-        address: SocketAddr,
-        services: Routes,
-        options: &NodeOptions,
-    ) -> Result<SocketAddr, StartError> {
-        self.serve(name, address, services, None, options, (&self.folds, &self.stop)).await
+    /// Serves other instances until the folds stop: links carry what they still have to say. They prove themselves by the
+    /// link key, so no certificate is asked of them.
+    pub(super) fn serve_links(&self, bound: Bound, services: Routes, options: &NodeOptions) {
+        let tls = options.link_tls.as_ref().and(options.tls.clone());
+        let tls = tls.map(|tls| serve::Tls { client_ca_pem: None, ..tls });
+        let serving = serve::Options { tls, reflection: false, timeout: None, ..serve::Options::default() };
+        self.serve("link", bound, services, None, serving, options.grace, (&self.folds, &self.stop));
     }
 
-    async fn serve(
+    #[expect(clippy::too_many_arguments, reason = "each is one word of the one sentence that this is")]
+    fn serve(
         &self,
         name: &'static str,
-        address: SocketAddr,
+        bound: Bound,
         services: Routes,
         auth: Option<AuthLayer>,
-        options: &NodeOptions,
+        serving: serve::Options,
+        grace: Duration,
         (tasks, until): (&TaskTracker, &CancellationToken),
-    ) -> Result<SocketAddr, StartError> {
-        let bound =
-            serve::bind(address).await.map_err(|source| StartError::Listen { role: name, address, source })?;
-        let address = bound.address;
-        let serving = serve::Options { tls: options.tls.clone(), reflection: auth.is_some(), ..serve::Options::default() };
+    ) {
         let (health, _) = tonic_health::server::health_reporter();
-        let (drain, fault, grace) = (until.clone(), self.fault.clone(), options.grace);
+        let (until, fault) = (until.clone(), self.fault.clone());
         tasks.spawn(async move {
-            if let Err(error) = serve::serve(bound, services, auth, health, serving, drain, grace).await {
+            if let Err(error) = serve::serve(bound, services, auth, health, serving, until, grace).await {
                 // Nobody hears it when the instance is going away already.
                 let _ = fault.send(Fault::Listener { role: name, error }).await;
             }
         });
-        Ok(address)
     }
 
     /// Runs a fold until the stop; a halt is a fault of the instance.
@@ -125,4 +124,9 @@ impl Parts {
             }
         });
     }
+}
+
+/// Opens a port.
+pub(super) async fn bind(role: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
+    serve::bind(address).await.map_err(|source| StartError::Listen { role, address, source })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 
-use super::parts::Parts;
+use super::parts::{self, Parts};
 use super::{NodeOptions, Role, StartError};
 
 type Addresses = BTreeMap<&'static str, SocketAddr>;
@@ -53,25 +53,17 @@ pub(super) async fn presence(
         audit: parts.audit(Role::Presence),
         link_key: wardline_presence::LinkKey::new(options.keys.link.clone()),
     };
-    // The link's own address is what others are told, and it is not known before its port is open: so the port comes first.
-    let reserved = std::net::TcpListener::bind(options.listen.link).and_then(|listener| listener.local_addr());
-    let link = reserved.map_err(|source| StartError::Listen {
-        role: "link",
-        address: options.listen.link,
-        source,
-    })?;
-    let advertise = options.link_advertise.clone().unwrap_or_else(|| format!("http://{link}"));
-    let mut role_options = wardline_presence::Options::new(advertise);
+    let link = parts::bind("link", options.listen.link).await?;
+    let mut role_options = wardline_presence::Options::new(link_address(link.address, options)?);
     role_options.peers.clone_from(&options.link_peers);
+    role_options.link_tls.clone_from(&options.link_tls);
     role_options.timings = options.presence_timings.clone();
     role_options.limits = options.presence_limits.clone();
     let role = Arc::new(wardline_presence::Presence::new(deps, role_options));
-    to.insert("link", parts.listen_internally("link", link, Routes::new(role.link_service()), options).await?);
+    to.insert("link", link.address);
+    parts.serve_links(link, Routes::new(role.link_service()), options);
     let public = Routes::new(role.delivery_service());
-    to.insert(
-        "presence",
-        parts.listen("presence", options.listen.presence, public, parts.auth(&[]), options).await?,
-    );
+    to.insert("presence", parts.listen("presence", options.listen.presence, public, parts.auth(&[]), options).await?);
     let (running, stop) = (Arc::clone(&role), parts.stop.clone());
     parts.fold(Role::Presence, async move { running.run(stop).await });
     Ok(role)
@@ -118,4 +110,22 @@ pub(super) async fn directory(parts: &Parts, options: &NodeOptions, to: &mut Add
     let (checkpoints, stop) = (Arc::clone(&parts.over.stores.checkpoints), parts.stop.clone());
     parts.fold(Role::Directory, async move { role.follow_revocations(checkpoints, stop).await });
     Ok(())
+}
+
+/// What other instances are told. In clear only where nothing leaves the machine, or where the deployment has no TLS at all.
+fn link_address(bound: SocketAddr, options: &NodeOptions) -> Result<String, StartError> {
+    let secured = options.link_tls.is_some() && options.tls.is_some();
+    if options.tls.is_some() && !secured && !bound.ip().is_loopback() {
+        let problem = "the link leaves this machine in clear: set link.ca_file, or listen on loopback".to_owned();
+        return Err(StartError::Role { role: Role::Presence.name(), problem });
+    }
+    let scheme = if secured { "https" } else { "http" };
+    match &options.link_advertise {
+        Some(address) if address.starts_with(&format!("{scheme}://")) => Ok(address.clone()),
+        Some(_) => Err(StartError::Role {
+            role: Role::Presence.name(),
+            problem: format!("link.advertise must begin with {scheme}://, as the link is served"),
+        }),
+        None => Ok(format!("{scheme}://{bound}")),
+    }
 }
