@@ -34,7 +34,8 @@ impl Ingest {
         Box::pin(ReceiverStream::new(frames))
     }
 
-    /// Ends when the client ends, at the first unknown outcome, when the session or device ends, or when the server drains.
+    /// Ends when the client ends, at the first message whose outcome is unknown or that is to be sent again, when the session or
+    /// device ends, or when the server drains.
     async fn publish_loop(
         self,
         caller: DeviceCaller,
@@ -65,7 +66,9 @@ impl Ingest {
                             return;
                         }
                         window.sent(&request);
-                        waiting.push_back(self.publish_one(&caller, request).await);
+                        let (answer, goes_on) = self.publish_one(&caller, request).await;
+                        waiting.push_back(answer);
+                        reading = goes_on;
                     }
                     Ok(None) | Err(_) => reading = false,
                 },
@@ -87,14 +90,22 @@ impl Ingest {
     }
 
     /// Takes a message's place in the log's queue before the next one is read; its durability is awaited beside the others.
-    async fn publish_one(&self, caller: &DeviceCaller, request: v1::PublishRequest) -> BoxFuture<'static, Answer> {
+    /// False when nothing more may be read: what is to be sent again would otherwise be overtaken by what follows it.
+    async fn publish_one(
+        &self,
+        caller: &DeviceCaller,
+        request: v1::PublishRequest,
+    ) -> (BoxFuture<'static, Answer>, bool) {
         let id = message_id(&request);
         match self.inner.submit_content(caller, request.sealed).await {
             Ok(submitted) => {
                 let inner = self.inner.clone();
-                async move { (id, inner.finish(submitted).await) }.boxed()
+                (async move { (id, inner.finish(submitted).await) }.boxed(), true)
             }
-            Err(refusal) => std::future::ready((id, Err(refusal))).boxed(),
+            Err(refusal) => {
+                let goes_on = refusal.retry_after.is_none();
+                (std::future::ready((id, Err(refusal))).boxed(), goes_on)
+            }
         }
     }
 }

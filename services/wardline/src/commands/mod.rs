@@ -22,7 +22,8 @@ pub fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             runtime()?.block_on(serve::run(config))?;
         }
         Command::Dev(args) => {
-            diagnostics(&cli, LogFormat::Human.into(), "warn")?;
+            // The demonstration's devices say what they find in the transcript.
+            diagnostics(&cli, LogFormat::Human.into(), "warn,wardline_client=error")?;
             runtime()?.block_on(dev::run(args.clone()))?;
         }
         Command::Session(args) => {

@@ -15,7 +15,7 @@ pub(crate) struct Transcript {
 }
 
 /// How wide the text of a step is before its time is put beside it, in columns.
-const WIDTH: usize = 66;
+const WIDTH: usize = 72;
 
 impl Transcript {
     pub(crate) fn new() -> Self {

@@ -4,6 +4,7 @@
 //! Deliberately absent: where engines, keys and addresses come from.
 
 mod parts;
+mod replay;
 mod roles;
 
 use std::collections::BTreeMap;
@@ -16,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::ClientTlsConfig;
 use wardline_domain::Failure;
-use wardline_log::EventLog;
-use wardline_log::fold;
+use wardline_log::{EventLog, Topic, fold};
 use wardline_registry::Registry;
 use wardline_runtime::Clock;
 use wardline_runtime::serve::{ServeError, Tls};
@@ -231,8 +231,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// Binds all ports, then starts the roles. Answers when everything that was in the topic `directory` is known here, so
-    /// that no revoked device is let in.
+    /// Starts the roles. No port is open before everything that was in the topic `directory` is known here, so that no
+    /// revoked device is let in, and before an instance that folds `conversations` has replayed what a crash left undone, so
+    /// that nobody is told that something is missing that the log holds.
     pub async fn start(over: Over, options: NodeOptions) -> Result<Self, StartError> {
         let drain = CancellationToken::new();
         let stop = CancellationToken::new();
@@ -247,10 +248,14 @@ impl Node {
             faults,
             presence: None,
         };
+        if options.roles.contains(&Role::Fanout) {
+            roles::fanout(&parts, &options);
+            replay::folded(&parts.over, Topic::Conversations).await?;
+        }
         for role in &options.roles {
             match role {
+                Role::Fanout => {}
                 Role::Ingest => roles::ingest(&parts, &options, &mut node.addresses).await?,
-                Role::Fanout => roles::fanout(&parts, &options),
                 Role::Presence => {
                     node.presence = Some(roles::presence(&parts, &options, &mut node.addresses).await?);
                 }
