@@ -26,6 +26,7 @@ pub struct Server {
     binary: PathBuf,
     data: PathBuf,
     diagnostics: PathBuf,
+    filter: &'static str,
     fronts: [Forwarder; 4],
     disk: Option<Forgetful>,
     child: Option<Child>,
@@ -44,6 +45,16 @@ const SERVICES: [&str; 4] = ["directory", "ingest", "presence", "receipt"];
 impl Server {
     /// Runs `binary` over `data`. Diagnostics of all its runs go to one file beside it.
     pub async fn start(binary: &Path, data: &Path, disk: Option<Forgetful>) -> io::Result<Self> {
+        Self::start_telling(binary, data, disk, "info,wardline=debug").await
+    }
+
+    /// As [`Server::start`], with diagnostics that pass `filter`.
+    pub async fn start_telling(
+        binary: &Path,
+        data: &Path,
+        disk: Option<Forgetful>,
+        filter: &'static str,
+    ) -> io::Result<Self> {
         let fronts = [
             Forwarder::start().await?,
             Forwarder::start().await?,
@@ -54,6 +65,7 @@ impl Server {
             binary: binary.to_owned(),
             data: data.to_owned(),
             diagnostics: data.with_extension("diagnostics"),
+            filter,
             fronts,
             disk,
             child: None,
@@ -76,7 +88,7 @@ impl Server {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.diagnostics)?;
         let mut command = Command::new(&self.binary);
         command
-            .args(["dev", "--no-demo", "--port-base", "0", "--log", "info,wardline=debug", "--data-dir"])
+            .args(["dev", "--no-demo", "--port-base", "0", "--log", self.filter, "--data-dir"])
             .arg(&self.data)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
