@@ -152,12 +152,7 @@ async fn the_server_holds_no_word_and_its_diagnostics_name_nobody() {
     let exchange = exchange(&people).await;
     // Its last words count too, and what it writes when it goes.
     process::signal(server.pid().unwrap(), "TERM").await.unwrap();
-    let ended = async {
-        while server.exited().unwrap().is_none() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    tokio::time::timeout(PATIENCE, server.ended()).await.unwrap().unwrap();
 
     let diagnostics = server.diagnostics();
     let nothing: Vec<(PathBuf, String)> = Vec::new();

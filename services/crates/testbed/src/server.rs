@@ -157,6 +157,16 @@ impl Server {
         self.child.as_mut().map(Child::try_wait).transpose().map(Option::flatten)
     }
 
+    /// Waits until it ends by itself. Cancel-safe.
+    pub async fn ended(&mut self) -> io::Result<std::process::ExitStatus> {
+        loop {
+            match self.exited()? {
+                Some(status) => return Ok(status),
+                None => sleep(POLL).await,
+            }
+        }
+    }
+
     /// The addresses that stay.
     pub fn endpoints(&self) -> Endpoints {
         let [directory, ingest, presence, receipt] =
