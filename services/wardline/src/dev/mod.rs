@@ -132,6 +132,8 @@ impl Running {
 
 /// Runs the development deployment until a signal, or until the demonstration has ended.
 pub async fn run(args: DevArgs) -> Result<(), DevError> {
+    // From the first moment on: a signal while it starts ends it as well as any other.
+    let drain = signals::drain();
     let clock = Clock::system();
     let engines = Engines::open(&args.data_dir, &Embedded::default(), clock.clone()).await?;
     let keys = Keys::load_or_make(&args.data_dir.join("dev"))?;
@@ -154,7 +156,6 @@ pub async fn run(args: DevArgs) -> Result<(), DevError> {
     make_tenant(&running.addresses(), &operator).await?;
     running.write(&args.data_dir)?;
 
-    let drain = signals::drain();
     let outcome = tokio::select! {
         outcome = demonstrate(&args, &mut running) => outcome,
         fault = node.fault() => Err(fault.into()),
