@@ -80,7 +80,10 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     match (fault, drained) {
         (Some(fault), _) => Err(ServeError::Fault(fault)),
         (None, Err(_)) => Err(ServeError::Undrained(config.shutdown.drain_seconds)),
-        (None, Ok(())) => Ok(tracing::info!("drained")),
+        (None, Ok(())) => {
+            tracing::info!("drained");
+            Ok(())
+        }
     }
 }
 
