@@ -45,7 +45,7 @@ pub(crate) fn group_state(
         return Err(Refusal::new(Reason::TooLarge).with("max_bytes", MAX_GROUP_STATE_BYTES.to_string()));
     }
     let blobs = [state.group_info, state.ratchet_tree, state.sealed_group_data];
-    let [group_info, ratchet_tree, sealed_group_data] = [&blobs[0], &blobs[1], &blobs[2]].map(|bytes| blob_ref(bytes));
+    let [group_info, ratchet_tree, sealed_group_data] = blobs.each_ref().map(blob_ref);
     let reference = GroupStateRef { generation, epoch, group_info, ratchet_tree, sealed_group_data };
     Ok(GroupState { reference, blobs })
 }

@@ -52,7 +52,7 @@ impl Maker {
                 messages.insert(format!(".{package}.{}", message.name()), message);
             }
         }
-        Self { messages, inputs, ids, rng: StdRng::seed_from_u64(0x77_61_72_64) }
+        Self { messages, inputs, ids, rng: StdRng::seed_from_u64(0x7761_7264) }
     }
 
     fn request(&mut self, path: &str) -> Vec<u8> {
