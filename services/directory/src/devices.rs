@@ -75,7 +75,9 @@ impl Role {
         match self.deps.directory.append_device_log(&row).await? {
             Appended::Applied => self.announce_enrolled(&row.device, row.version).await?,
             Appended::Conflict { version } => return Err(conflict(version)),
-            Appended::KeyTaken => return Err(Refusal::new(Reason::KeyTaken)),
+            Appended::KeyTaken => return Err(Refusal::new(Reason::KeyTaken).with("field", "device.auth_key")),
+            Appended::MlsKeyTaken => return Err(Refusal::new(Reason::KeyTaken).with("field", "device.mls_keys")),
+            Appended::DeviceTaken => return Err(Refusal::new(Reason::AlreadyExists).with("field", "device.id")),
         }
         Ok(to_wire(row.device))
     }

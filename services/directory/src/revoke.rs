@@ -95,7 +95,9 @@ impl Role {
             match self.deps.directory.append_device_log(&row).await? {
                 Appended::Applied => return Ok((ended, row.version)),
                 Appended::Conflict { .. } => (),
-                Appended::KeyTaken => return Err(Refusal::new(Reason::Internal)),
+                Appended::KeyTaken | Appended::DeviceTaken | Appended::MlsKeyTaken => {
+                    return Err(Refusal::new(Reason::Internal));
+                }
             }
         }
         Err(Refusal::new(Reason::DeviceLogConflict))

@@ -179,6 +179,10 @@ pub enum Appended {
     },
     /// Another device has the same session key.
     KeyTaken,
+    /// Another user's device has the same id.
+    DeviceTaken,
+    /// Another device has the same MLS public key for the same suite.
+    MlsKeyTaken,
 }
 
 /// A device's packages.
@@ -217,6 +221,9 @@ pub trait Directory: Send + Sync {
 
     /// Appends to the user's device log and writes the device's row, both or neither. The entry's `version` and
     /// `previous_hash` must follow the log's head.
+    ///
+    /// A device's id, its session key and each (suite, MLS public key) belong to one device of one user, for good: also
+    /// after it was revoked. An entry that revokes is not refused for them.
     async fn append_device_log(&self, entry: &DeviceLogRow) -> Result<Appended>;
 
     /// Reads a user's device log above a version, in order.
@@ -246,6 +253,10 @@ pub trait Directory: Send + Sync {
         not_before_end: Timestamp,
         now: Timestamp,
     ) -> Result<Claimed>;
+
+    /// Whether a request has claimed for the user already, as far as it is remembered. Advice: what was claimed is said, and
+    /// promised, by [`Directory::claim_key_packages`] alone.
+    async fn key_packages_claimed(&self, user: UserId, suite: u16, request: RequestId) -> Result<bool>;
 
     /// Reads a package that was served (at any time in its life), by reference.
     async fn served_key_package(&self, user: UserId, suite: u16, reference: Digest) -> Result<Option<KeyPackageRow>>;

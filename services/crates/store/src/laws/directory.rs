@@ -4,7 +4,7 @@ use wardline_domain::{DeviceId, Digest};
 
 use super::sample::{device, device_row, digest, log_entry, tenant, tenant_row, user, user_row};
 use super::{Harness, ok};
-use crate::directory::{Appended, DeviceLogRow, Put};
+use crate::directory::{Appended, DeviceLogRow, DeviceRow, Put};
 
 /// How many racers a race has.
 const RACERS: u8 = 8;
@@ -199,6 +199,63 @@ pub async fn of_two_racing_enrolments_of_a_session_key_one_wins(harness: impl Ha
         let entries = ok(store.device_log(user(n), 0, 9).await).len();
         assert_eq!(entries, usize::from(n == winner));
     }
+}
+
+/// The id of another user's device, revoked or not, is refused and nothing is written: others know a device by its id alone.
+pub async fn a_device_id_belongs_to_one_user(harness: impl Harness) {
+    let store = &harness.stores().directory;
+    let first = log_entry(1, device_row(1, 7, 1), Digest::default());
+    assert_eq!(ok(store.append_device_log(&first).await), Appended::Applied);
+    let of_another = log_entry(1, DeviceRow { device: device(7), ..device_row(2, 2, 2) }, Digest::default());
+    assert_eq!(ok(store.append_device_log(&of_another).await), Appended::DeviceTaken);
+    let mut revoked = device_row(1, 7, 1);
+    revoked.revoked = true;
+    assert_eq!(ok(store.append_device_log(&log_entry(2, revoked, first.hash)).await), Appended::Applied);
+    assert_eq!(ok(store.append_device_log(&of_another).await), Appended::DeviceTaken);
+    assert_eq!(ok(store.device_log(user(2), 0, 9).await), vec![]);
+    assert_eq!(ok(store.device(user(2), device(7)).await), None);
+    assert_eq!(ok(store.device_by_thumbprint(digest(2)).await), None);
+}
+
+/// Of many users that bring a device of the same id at once, one gets it.
+pub async fn of_two_racing_enrolments_of_a_device_id_one_wins(harness: impl Harness) {
+    let store = harness.stores().directory.clone();
+    let append = |n: u8| {
+        let store = store.clone();
+        let row = DeviceRow { device: device(7), ..device_row(u64::from(n), u64::from(n), u64::from(n)) };
+        async move { ok(store.append_device_log(&log_entry(1, row, Digest::default())).await) }
+    };
+    let answers = race((0..RACERS).map(append)).await;
+    assert_eq!(answers.iter().filter(|answer| **answer == Appended::Applied).count(), 1);
+    assert_eq!(answers.iter().filter(|answer| **answer == Appended::DeviceTaken).count(), answers.len() - 1);
+    for (n, answer) in (0..).zip(&answers) {
+        let stored = ok(store.device(user(n), device(7)).await).is_some();
+        assert_eq!(stored, *answer == Appended::Applied);
+    }
+}
+
+/// An MLS key of another device, of the same user or another, revoked or not, is refused for the same suite, and nothing is
+/// written.
+pub async fn an_mls_key_belongs_to_one_device(harness: impl Harness) {
+    let store = &harness.stores().directory;
+    let first = log_entry(1, device_row(1, 1, 1), Digest::default());
+    assert_eq!(ok(store.append_device_log(&first).await), Appended::Applied);
+    let mut row = device_row(2, 2, 2);
+    row.mls_keys[1].public_key = first.device.mls_keys[1].public_key.clone();
+    let of_another = log_entry(1, row.clone(), Digest::default());
+    let of_the_same = log_entry(2, DeviceRow { user: user(1), ..row.clone() }, first.hash);
+    for entry in [&of_another, &of_the_same] {
+        assert_eq!(ok(store.append_device_log(entry).await), Appended::MlsKeyTaken);
+    }
+    let revoked = DeviceRow { revoked: true, ..first.device.clone() };
+    assert_eq!(ok(store.append_device_log(&log_entry(2, revoked, first.hash)).await), Appended::Applied);
+    assert_eq!(ok(store.append_device_log(&of_another).await), Appended::MlsKeyTaken);
+    assert_eq!(ok(store.devices(user(2)).await), vec![]);
+    // The same bytes for another suite are another key.
+    row.mls_keys.truncate(1);
+    row.mls_keys[0].suite = 3;
+    row.mls_keys[0].public_key = first.device.mls_keys[1].public_key.clone();
+    assert_eq!(ok(store.append_device_log(&log_entry(1, row, Digest::default())).await), Appended::Applied);
 }
 
 /// A device's row is what the log's latest entry of it says; devices come by id, revoked ones included.

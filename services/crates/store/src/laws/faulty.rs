@@ -377,6 +377,10 @@ impl Directory for Faulty {
         self.write(claim).await
     }
 
+    async fn key_packages_claimed(&self, user: UserId, suite: u16, request: RequestId) -> Result<bool> {
+        self.read(self.inner.directory.key_packages_claimed(user, suite, request)).await
+    }
+
     async fn served_key_package(&self, user: UserId, suite: u16, reference: Digest) -> Result<Option<KeyPackageRow>> {
         self.read(self.inner.directory.served_key_package(user, suite, reference)).await
     }

@@ -139,8 +139,12 @@ pub async fn a_claim_repeated_answers_the_same(harness: impl Harness) {
     let stores = harness.stores();
     publish(stores, &(0..4).map(|n| package(1, 1, n, 90 + n)).collect::<Vec<_>>()).await;
     publish(stores, &[package(2, 1, 9, 90)]).await;
+    let claimed = |of, suite, by| stores.directory.key_packages_claimed(user(of), suite, request(by));
+    assert!(!ok(claimed(1, SUITE, 1).await));
     let first = claim(stores, &[device(1), device(2)], 1).await;
     assert_eq!((first.packages.len(), &first.missing), (1, &vec![device(2)]));
+    assert!(ok(claimed(1, SUITE, 1).await));
+    assert!(!ok(claimed(2, SUITE, 1).await) && !ok(claimed(1, 2, 1).await) && !ok(claimed(1, SUITE, 2).await));
     publish(stores, &[package(1, 2, 5, 90)]).await;
     assert_eq!(claim(stores, &[device(1), device(2)], 1).await, first);
     assert_eq!(status(stores, 1, day(60)).await.available, 3);

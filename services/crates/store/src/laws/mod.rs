@@ -109,6 +109,9 @@ macro_rules! store_laws {
             a_device_log_entry_repeated_is_applied_once
             a_session_key_belongs_to_one_device
             of_two_racing_enrolments_of_a_session_key_one_wins
+            a_device_id_belongs_to_one_user
+            of_two_racing_enrolments_of_a_device_id_one_wins
+            an_mls_key_belongs_to_one_device
             devices_stand_as_their_log_says
             the_directory_survives_the_end_of_the_process
         );

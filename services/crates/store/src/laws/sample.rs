@@ -260,9 +260,10 @@ pub fn user_row(n: u64, of: u64, external_id: &str, request: u8) -> UserRow {
     }
 }
 
-/// A user's n-th device, with the key-th session key.
+/// A user's n-th device, with the key-th session key and the n-th MLS keys.
 pub fn device_row(of: u64, n: u64, key: u64) -> DeviceRow {
-    let mls_key = |suite| MlsKeyRow { principal: user(of), suite, public_key: Bytes::from(vec![suite as u8; 32]) };
+    let public_key = Bytes::copy_from_slice(digest(n).as_bytes());
+    let mls_key = |suite| MlsKeyRow { principal: user(of), suite, public_key: public_key.clone() };
     DeviceRow {
         device: device(n),
         user: user(of),

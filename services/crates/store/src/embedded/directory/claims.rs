@@ -10,7 +10,7 @@ use super::{Step, key_packages, tag};
 use crate::Result;
 use crate::directory::{Claimed, RequestId};
 use crate::embedded::codec::{Decoder, Encoder};
-use crate::embedded::engine::key;
+use crate::embedded::engine::{Table, key};
 
 /// How long a claim is remembered.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -31,8 +31,16 @@ pub(super) struct Claim {
 impl Claim {
     /// What names it: request, user, suite.
     fn name(&self) -> Vec<u8> {
-        key(&[&self.request, self.user.as_bytes(), &self.suite.to_be_bytes()])
+        name(self.user, self.suite, self.request)
     }
+}
+
+fn name(user: UserId, suite: u16, request: RequestId) -> Vec<u8> {
+    key(&[&request, user.as_bytes(), &suite.to_be_bytes()])
+}
+
+pub(super) fn claimed(table: &Table, user: UserId, suite: u16, request: RequestId) -> Result<bool> {
+    Ok(table.get(&claim_key(&name(user, suite, request)))?.is_some())
 }
 
 fn claim_key(name: &[u8]) -> Vec<u8> {

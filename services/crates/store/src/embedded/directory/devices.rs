@@ -1,4 +1,7 @@
 //! Devices, by id and by session key, and the log of each user's devices.
+//!
+//! Clients choose ids and keys, and others know a device by its id alone, so each belongs to one device for good: indexes
+//! say to which. Those of ids and MLS keys are never removed.
 
 use bytes::Bytes;
 use wardline_domain::{DeviceId, Digest, TenantId, UserId};
@@ -15,6 +18,14 @@ fn device_key(user: UserId, device: DeviceId) -> Vec<u8> {
 
 fn thumbprint_key(thumbprint: Digest) -> Vec<u8> {
     key(&[&[tag::THUMBPRINT], thumbprint.as_bytes()])
+}
+
+fn owner_key(device: DeviceId) -> Vec<u8> {
+    key(&[&[tag::DEVICE_OWNER], device.as_bytes()])
+}
+
+fn mls_index_key(mls_key: &MlsKeyRow) -> Vec<u8> {
+    key(&[&[tag::MLS_KEY], &mls_key.suite.to_be_bytes(), &mls_key.public_key])
 }
 
 fn log_key(user: UserId, version: u64) -> Vec<u8> {
@@ -96,14 +107,37 @@ pub(super) fn all(table: &Table, user: UserId) -> Result<Vec<DeviceRow>> {
     table.prefix(&key(&[&[tag::DEVICE], user.as_bytes()])).map(row).collect()
 }
 
-fn owner(table: &Table, thumbprint: Digest) -> Result<Option<(UserId, DeviceId)>> {
-    let Some(owner) = table.get(&thumbprint_key(thumbprint))? else { return Ok(None) };
-    let user = UserId::from_bytes(array_at("thumbprints", &owner, 0)?);
-    Ok(Some((user, DeviceId::from_bytes(array_at("thumbprints", &owner, 16)?))))
+/// The device that an index names.
+fn owner(table: &Table, what: &'static str, index_key: &[u8]) -> Result<Option<(UserId, DeviceId)>> {
+    let Some(owner) = table.get(index_key)? else { return Ok(None) };
+    let user = UserId::from_bytes(array_at(what, &owner, 0)?);
+    Ok(Some((user, DeviceId::from_bytes(array_at(what, &owner, 16)?))))
+}
+
+/// What of the device belongs to another one.
+fn taken(table: &Table, device: &DeviceRow) -> Result<Option<Appended>> {
+    let of_another = |owner: Option<(UserId, DeviceId)>| owner.is_some_and(|of| of != (device.user, device.device));
+    if of_another(owner(table, "thumbprints", &thumbprint_key(device.thumbprint))?) {
+        return Ok(Some(Appended::KeyTaken));
+    }
+    if device.revoked {
+        return Ok(None);
+    }
+    if let Some(user) = table.get(&owner_key(device.device))?
+        && UserId::from_bytes(array_at("device owners", &user, 0)?) != device.user
+    {
+        return Ok(Some(Appended::DeviceTaken));
+    }
+    for mls_key in &device.mls_keys {
+        if of_another(owner(table, "MLS keys", &mls_index_key(mls_key))?) {
+            return Ok(Some(Appended::MlsKeyTaken));
+        }
+    }
+    Ok(None)
 }
 
 pub(super) fn by_thumbprint(table: &Table, thumbprint: Digest) -> Result<Option<DeviceRow>> {
-    match owner(table, thumbprint)? {
+    match owner(table, "thumbprints", &thumbprint_key(thumbprint))? {
         Some((user, device)) => read(table, user, device),
         None => Ok(None),
     }
@@ -135,14 +169,14 @@ pub(super) fn append(step: &mut Step<'_>, entry: &DeviceLogRow) -> Result<Append
         let repeat = head.is_some_and(|head| (head.version, head.hash) == (entry.version, entry.hash));
         return Ok(if repeat { Appended::Applied } else { Appended::Conflict { version } });
     }
-    match owner(step.table(), device.thumbprint)? {
-        Some(owner) if owner != (device.user, device.device) => return Ok(Appended::KeyTaken),
-        _ => write(step, entry)?,
+    if let Some(taken) = taken(step.table(), device)? {
+        return Ok(taken);
     }
+    write(step, entry)?;
     Ok(Appended::Applied)
 }
 
-/// The device's row before its index: who finds the index finds the row.
+/// The device's row before its indexes: who finds an index finds the row.
 fn write(step: &mut Step<'_>, entry: &DeviceLogRow) -> Result<()> {
     let device = &entry.device;
     if let Some(stored) = read(step.table(), device.user, device.device)? {
@@ -155,6 +189,13 @@ fn write(step: &mut Step<'_>, entry: &DeviceLogRow) -> Result<()> {
     }
     step.insert(device_key(device.user, device.device), encode(device));
     step.insert(log_key(device.user, entry.version), encode_entry(entry));
-    step.insert(thumbprint_key(device.thumbprint), key(&[device.user.as_bytes(), device.device.as_bytes()]));
+    let owner = key(&[device.user.as_bytes(), device.device.as_bytes()]);
+    step.insert(thumbprint_key(device.thumbprint), owner.clone());
+    if !device.revoked {
+        step.insert(owner_key(device.device), device.user.as_bytes().to_vec());
+        for mls_key in &device.mls_keys {
+            step.insert(mls_index_key(mls_key), owner.clone());
+        }
+    }
     Ok(())
 }

@@ -49,6 +49,10 @@ mod tag {
     pub(super) const CLAIM: u8 = 12;
     /// (when, request, user, suite): claims by age.
     pub(super) const CLAIM_AT: u8 = 13;
+    /// Device → user.
+    pub(super) const DEVICE_OWNER: u8 = 14;
+    /// (suite, MLS public key) → (user, device).
+    pub(super) const MLS_KEY: u8 = 15;
 }
 
 /// What compare-and-set needs in memory.
@@ -174,6 +178,10 @@ impl Directory for Embedded {
         let devices = devices.to_vec();
         let claim = claims::Claim { user, suite, devices, request, not_before_end, now };
         self.step(move |step| claims::claim(step, &claim)).await
+    }
+
+    async fn key_packages_claimed(&self, user: UserId, suite: u16, request: RequestId) -> Result<bool> {
+        claims::claimed(&self.0.tables.directory, user, suite, request)
     }
 
     async fn served_key_package(&self, user: UserId, suite: u16, reference: Digest) -> Result<Option<KeyPackageRow>> {
