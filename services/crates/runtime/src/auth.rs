@@ -20,8 +20,10 @@ use crate::{Caller, Clock, Refusal, revocations::Revocations, session::SessionKe
 /// expires.
 const REGISTRY_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Services that need no session on any server: health and reflection.
-const OPEN_PREFIXES: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
+/// The health service, which needs no session on any server.
+pub(crate) const HEALTH: &str = "/grpc.health.";
+/// The reflection services, which need no session on any server.
+pub(crate) const REFLECTION: &str = "/grpc.reflection.";
 
 /// What a call is authenticated against. Cheap to clone.
 #[derive(Clone)]
@@ -56,7 +58,10 @@ impl Authenticator {
         if self.session_ended(caller.session).await { Err(Reason::SessionExpired) } else { Ok(caller) }
     }
 
-    async fn session_ended(&self, session: [u8; 16]) -> bool {
+    /// Whether the session was ended before its time, for streams that live on after their call was authenticated.
+    ///
+    /// Costs a look into a cache; the registry is asked about a session once in five seconds, and its silence ends none.
+    pub async fn session_ended(&self, session: [u8; 16]) -> bool {
         let now = self.clock.now();
         if let Some(ended) = self.revocations.session_seen(session, now) {
             return ended;
@@ -114,7 +119,7 @@ where
         // Nothing outside this layer says who calls.
         request.extensions_mut().remove::<Caller>();
         let path = request.uri().path();
-        if self.layer.open.contains(&path) || OPEN_PREFIXES.iter().any(|prefix| path.starts_with(prefix)) {
+        if self.layer.open.contains(&path) || [HEALTH, REFLECTION].iter().any(|prefix| path.starts_with(*prefix)) {
             return Box::pin(inner.call(request));
         }
         let authenticator = self.layer.authenticator.clone();

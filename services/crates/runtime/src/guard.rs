@@ -1,5 +1,8 @@
 //! What stands before every handler of a server: a span that names the method, room, a deadline, and a net under panics.
 //!
+//! Methods that need no session have little room of their own and a short deadline: whoever sends them slowly keeps nobody
+//! with a session out.
+//!
 //! Deliberately absent: per-caller quotas (roles know what costs), and anything of the request in the span but the method.
 
 use std::collections::HashSet;
@@ -21,34 +24,58 @@ use tracing::Instrument as _;
 use wardline_proto::reason::Reason;
 
 use crate::Refusal;
-use crate::auth::refuse;
+use crate::auth::{REFLECTION, refuse};
+use crate::serve::Options;
 use crate::status::RETRY_AFTER;
 
 /// Answered however busy the server is, or it would be taken for dead.
-const ALWAYS: &str = "/grpc.health.";
+const ALWAYS: &str = crate::auth::HEALTH;
 
 /// The layer.
 #[derive(Debug, Clone)]
 pub(crate) struct GuardLayer {
-    room: Arc<Semaphore>,
-    timeout: Option<Duration>,
+    rest: Room,
+    open: Room,
+    /// The methods that need no session; reflection beside them.
+    open_methods: &'static [&'static str],
     methods: Arc<HashSet<String>>,
 }
 
+/// Room for handlers at work at a time, and how long each may take until its response begins.
+#[derive(Debug, Clone)]
+struct Room {
+    permits: Arc<Semaphore>,
+    timeout: Option<Duration>,
+}
+
+impl Room {
+    fn new(requests: usize, timeout: Option<Duration>) -> Self {
+        Self { permits: Arc::new(Semaphore::new(requests.min(Semaphore::MAX_PERMITS))), timeout }
+    }
+}
+
 impl GuardLayer {
-    /// At most `requests` handlers at work at a time, each for at most `timeout` until its response begins.
-    pub(crate) fn new(requests: usize, timeout: Option<Duration>) -> Self {
-        let room = Arc::new(Semaphore::new(requests.min(Semaphore::MAX_PERMITS)));
-        Self { room, timeout, methods: Arc::new(methods()) }
+    /// With the room of `options`; `open_methods` need no session.
+    pub(crate) fn new(options: &Options, open_methods: &'static [&'static str]) -> Self {
+        Self {
+            rest: Room::new(options.max_concurrent_requests, options.timeout),
+            open: Room::new(options.max_concurrent_open_requests, options.open_timeout),
+            open_methods,
+            methods: Arc::new(methods()),
+        }
+    }
+
+    fn room_of(&self, path: &str) -> &Room {
+        if self.open_methods.contains(&path) || path.starts_with(REFLECTION) { &self.open } else { &self.rest }
     }
 
     /// The method's name for the span; what a client invented is not repeated.
     fn name_of<'a>(&self, path: &'a str) -> &'a str {
         if self.methods.contains(path) {
             path
-        } else if path.starts_with("/grpc.health.") {
+        } else if path.starts_with(ALWAYS) {
             "/grpc.health"
-        } else if path.starts_with("/grpc.reflection.") {
+        } else if path.starts_with(REFLECTION) {
             "/grpc.reflection"
         } else {
             "unknown"
@@ -103,7 +130,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path();
         let span = tracing::info_span!("request", method = self.layer.name_of(path));
-        let permit = Arc::clone(&self.layer.room).try_acquire_owned();
+        let room = self.layer.room_of(path);
+        let timeout = room.timeout;
+        let permit = Arc::clone(&room.permits).try_acquire_owned();
         if permit.is_err() && !path.starts_with(ALWAYS) {
             tracing::debug!(parent: &span, "no room");
             let refusal = Refusal::new(Reason::Overloaded).retry_after(RETRY_AFTER);
@@ -111,7 +140,6 @@ where
         }
         // Held until the response begins: a stream's later work is bounded by its role.
         let handler = span.in_scope(|| self.inner.call(request));
-        let timeout = self.layer.timeout;
         async move {
             let _permit = permit;
             let answer = within(timeout, AssertUnwindSafe(handler).catch_unwind()).await;

@@ -6,12 +6,14 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -52,11 +54,19 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// How many requests may wait for the beginning of their response; more get RESOURCE_EXHAUSTED. Health is exempt.
     pub max_concurrent_requests: usize,
+    /// The same for requests of methods that need no session, in room of their own.
+    pub max_concurrent_open_requests: usize,
+    /// How many connections there may be; more are closed at once.
+    pub max_connections: usize,
     /// How many streams one connection may have.
     pub max_streams_per_connection: u32,
     /// How long a request may wait for the beginning of its response; more gets DEADLINE_EXCEEDED. A stream's life is not
     /// bounded by it.
     pub timeout: Option<Duration>,
+    /// The same for methods that need no session.
+    pub open_timeout: Option<Duration>,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     /// How often an idle connection is probed.
     pub keepalive_interval: Duration,
     /// How long a probe may stay unanswered.
@@ -70,8 +80,12 @@ impl Default for Options {
         Self {
             tls: None,
             max_concurrent_requests: 4096,
+            max_concurrent_open_requests: 256,
+            max_connections: 20_000,
             max_streams_per_connection: 1024,
             timeout: Some(Duration::from_secs(10)),
+            open_timeout: Some(Duration::from_secs(2)),
+            handshake_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             reflection: true,
@@ -124,9 +138,9 @@ pub async fn serve(
     let routes = with_open_services(services, &health, options.reflection)?;
     let stack = stack(routes, auth, &options);
     let cut = CancellationToken::new();
-    let incoming = TcpListenerStream::new(bound.listener).map({
-        let cut = cut.clone();
-        move |accepted| accepted.and_then(|stream| Connection::new(stream, &cut))
+    let incoming = TcpListenerStream::new(bound.listener).filter_map({
+        let (cut, places) = (cut.clone(), places(options.max_connections));
+        move |accepted| admit(accepted, &places, &cut)
     });
     let draining = {
         let drain = drain.clone();
@@ -148,6 +162,27 @@ pub async fn serve(
     }
 }
 
+fn places(connections: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)))
+}
+
+/// A connection that has a place, which it holds until it ends; `None` closes it.
+fn admit(
+    accepted: io::Result<TcpStream>,
+    places: &Arc<Semaphore>,
+    cut: &CancellationToken,
+) -> Option<io::Result<Connection>> {
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(error) => return Some(Err(error)),
+    };
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        tracing::debug!("no place for a connection");
+        return None;
+    };
+    Some(Connection::new(stream, place, cut))
+}
+
 fn server(options: &Options) -> Result<Server, ServeError> {
     let server = Server::builder()
         .http2_keepalive_interval(Some(options.keepalive_interval))
@@ -155,7 +190,8 @@ fn server(options: &Options) -> Result<Server, ServeError> {
         .http2_max_header_list_size(16 * 1024)
         .max_concurrent_streams(options.max_streams_per_connection);
     let Some(tls) = &options.tls else { return Ok(server) };
-    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.cert_pem, tls.key_pem.as_slice()));
+    let identity = Identity::from_pem(&tls.cert_pem, tls.key_pem.as_slice());
+    let mut config = ServerTlsConfig::new().identity(identity).timeout(options.handshake_timeout);
     if let Some(authority) = &tls.client_ca_pem {
         config = config.client_ca_root(Certificate::from_pem(authority));
     }
@@ -185,22 +221,21 @@ fn stack(
     auth: Option<AuthLayer>,
     options: &Options,
 ) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static {
-    ServiceBuilder::new()
-        .layer(GuardLayer::new(options.max_concurrent_requests, options.timeout))
-        .option_layer(auth)
-        .service(routes.prepare())
+    let open = auth.as_ref().map_or(&[][..], |auth| auth.open);
+    ServiceBuilder::new().layer(GuardLayer::new(options, open)).option_layer(auth).service(routes.prepare())
 }
 
 /// A connection that can be cut from outside.
 struct Connection {
     stream: TcpStream,
+    _place: OwnedSemaphorePermit,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, cut: &CancellationToken) -> io::Result<Self> {
+    fn new(stream: TcpStream, place: OwnedSemaphorePermit, cut: &CancellationToken) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, cut: Box::pin(cut.clone().cancelled_owned()) })
+        Ok(Self { stream, _place: place, cut: Box::pin(cut.clone().cancelled_owned()) })
     }
 
     /// Pending while the connection may go on.
