@@ -2,11 +2,16 @@
 //!
 //! Fire and forget: a decision never waits for its record. What finds no room in the log's budget is dropped and counted.
 //!
+//! Refusals of callers nobody knows are [`Counted`]: anybody can cause as many as they like, and a record of each would let a
+//! flood push the records of everybody else out of the topic.
+//!
 //! Deliberately absent: a queue of its own. The log's byte budget is the bound.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -52,11 +57,22 @@ impl Audit {
         subject: Option<&[u8; 16]>,
         outcome: Result<(), Reason>,
     ) {
+        let key = key_of(caller);
+        self.append(key, self.decision(action, caller, subject, outcome).encode_to_vec().into());
+    }
+
+    fn decision(
+        &self,
+        action: &'static str,
+        caller: Option<&Caller>,
+        subject: Option<&[u8; 16]>,
+        outcome: Result<(), Reason>,
+    ) -> AuditRecord {
         let id = |id: Option<&[u8; 16]>| id.map(bytes16).unwrap_or_default();
         let tenant = caller.and_then(|caller| caller.tenant);
         let user = caller.and_then(|caller| caller.user);
         let device = caller.and_then(|caller| caller.device);
-        let record = AuditRecord {
+        AuditRecord {
             at_us: self.clock.now().as_micros(),
             role: self.role.to_owned(),
             action: action.to_owned(),
@@ -66,9 +82,7 @@ impl Audit {
             user_id: id(user.as_ref().map(UserId::as_bytes)),
             device_id: id(device.as_ref().map(DeviceId::as_bytes)),
             subject_id: id(subject),
-        };
-        let key = user.map(|user| *user.as_bytes()).or(tenant.map(|tenant| *tenant.as_bytes())).unwrap_or_default();
-        self.append(key, record.encode_to_vec().into());
+        }
     }
 
     fn append(&self, key: [u8; 16], payload: Bytes) {
@@ -96,5 +110,55 @@ impl Audit {
         if dropped.is_power_of_two() {
             tracing::warn!(role = self.role, dropped, "audit records did not reach the log");
         }
+    }
+}
+
+/// Records of one caller are in one partition.
+fn key_of(caller: Option<&Caller>) -> [u8; 16] {
+    let Some(caller) = caller else { return [0; 16] };
+    let user = caller.user.map(|user| *user.as_bytes());
+    user.or(caller.tenant.map(|tenant| *tenant.as_bytes())).unwrap_or_default()
+}
+
+/// The field of an [`AuditRecord`] that says for how many refusals it stands; absent, it stands for one.
+const COUNT: u32 = 10;
+
+/// Refusals of callers nobody knows: one record an action, reason and interval says how many there were.
+///
+/// The record is written at the end of the interval that the first refusal began, and what is counted when the process ends
+/// is lost with it: who could not say who they are did nothing. Memory: an entry a reason.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    audit: Audit,
+    interval: Duration,
+    counts: Arc<Mutex<HashMap<(&'static str, Reason), u64>>>,
+}
+
+impl Counted {
+    /// Counts for `interval`, then records with `audit`.
+    pub fn new(audit: Audit, interval: Duration) -> Self {
+        Self { audit, interval, counts: Arc::default() }
+    }
+
+    /// Counts a refusal without waiting. The caller's duty: call it inside a runtime, and with constant actions.
+    pub fn refused(&self, action: &'static str, reason: Reason) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry((action, reason)).or_default();
+        *count += 1;
+        if *count == 1 {
+            let counted = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(counted.interval).await;
+                counted.record(action, reason);
+            });
+        }
+    }
+
+    fn record(&self, action: &'static str, reason: Reason) {
+        let counted = self.counts.lock().unwrap_or_else(PoisonError::into_inner).remove(&(action, reason));
+        let Some(count) = counted else { return };
+        let mut payload = self.audit.decision(action, None, None, Err(reason)).encode_to_vec();
+        prost::encoding::uint64::encode(COUNT, &count, &mut payload);
+        self.audit.append([0; 16], payload.into());
     }
 }

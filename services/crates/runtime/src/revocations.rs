@@ -109,6 +109,14 @@ impl Revocations {
         self.shared.ended.read().unwrap_or_else(PoisonError::into_inner).as_of
     }
 
+    /// How many ends have been folded so far. It rises with each end that is news, and with nothing else: who looked
+    /// something through at a count need not look again while it stands.
+    pub fn changes(&self) -> u64 {
+        let state = self.shared.ended.read().unwrap_or_else(PoisonError::into_inner);
+        // Ends are for good, so the sets only grow.
+        (state.devices.len() + state.users.len()) as u64
+    }
+
     /// Whether the registry was seen lately to have ended the session, or not to have.
     pub(crate) fn session_seen(&self, session: [u8; 16], now: Timestamp) -> Option<bool> {
         let (at, ended) = self.shared.sessions.get(&session)?;
