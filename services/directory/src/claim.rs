@@ -1,4 +1,7 @@
 //! Claims of key packages: each package leaves once, for one request.
+//!
+//! Quotas: of the claimer; of each pair of a claimer and another user, so that nobody can use up what others may claim of
+//! somebody; of the claimed. What a request has claimed before is answered again for nothing.
 
 use std::collections::BTreeSet;
 
@@ -19,12 +22,21 @@ use crate::{Role, announce, quota};
 const LOW: u32 = 10;
 /// Users claimed at a time.
 const AT_ONCE: usize = 16;
+/// What a claim costs of [`crate::Limits::claims_of_user_by_one`], in seconds.
+const PAIR_COST: u32 = 60;
 
 /// One request's claim.
 struct Claim {
     caller: DeviceCaller,
     suite: u16,
     request: RequestId,
+}
+
+/// A user to claim for.
+struct Target {
+    user: UserId,
+    /// The request has claimed for it before.
+    claimed: bool,
 }
 
 impl Role {
@@ -37,13 +49,15 @@ impl Role {
         let users = self.parse_users(&request.user_ids)?;
         let id = ids::request(&request.request_id, "request_id")?;
         let suite = self.allowed_suite(caller.tenant, request.suite).await?;
-        let limits = &self.deps.limits;
-        let cost = u32::try_from(users.len()).unwrap_or(u32::MAX);
-        let registry = self.deps.registry.as_ref();
-        quota::take(registry, "claims by", caller.user.as_bytes(), limits.claims_by_user, cost).await?;
         let claim = Claim { caller, suite, request: own_request(&caller, id) };
-        let answers: Vec<_> = futures::stream::iter(users)
-            .map(|user| self.claim_user(&claim, user))
+        let targets = self.targets(&claim, users).await?;
+        let cost = u32::try_from(targets.iter().filter(|target| !target.claimed).count()).unwrap_or(u32::MAX);
+        if cost > 0 {
+            let (registry, rate) = (self.deps.registry.as_ref(), self.deps.limits.claims_by_user);
+            quota::take(registry, "claims by", caller.user.as_bytes(), rate, cost).await?;
+        }
+        let answers: Vec<_> = futures::stream::iter(targets)
+            .map(|target| self.claim_user(&claim, target))
             .buffered(AT_ONCE)
             .try_collect()
             .await?;
@@ -61,20 +75,42 @@ impl Role {
         Ok(users.iter().map(|user| ids::user(user, "user_ids")).collect::<Result<_, _>>()?)
     }
 
+    /// Which of the users the request has claimed before. Of whom nothing could be claimed, nothing is remembered.
+    async fn targets(&self, claim: &Claim, users: BTreeSet<UserId>) -> Result<Vec<Target>, Refusal> {
+        let target = async |user| {
+            let claimed = self.deps.directory.key_packages_claimed(user, claim.suite, claim.request).await?;
+            Ok(Target { user, claimed })
+        };
+        futures::stream::iter(users).map(target).buffered(AT_ONCE).try_collect().await
+    }
+
     /// `None` for whoever has no active device, or is not of the caller's tenant.
-    async fn claim_user(&self, claim: &Claim, user: UserId) -> Result<(UserId, Option<Claimed>), Refusal> {
+    async fn claim_user(&self, claim: &Claim, target: Target) -> Result<(UserId, Option<Claimed>), Refusal> {
+        let user = target.user;
         let devices = self.devices_to_claim(claim, user).await?;
         if devices.is_empty() {
             return Ok((user, None));
         }
-        let (registry, rate) = (self.deps.registry.as_ref(), self.deps.limits.claims_of_user);
-        quota::take(registry, "claims of", user.as_bytes(), rate, 1).await?;
+        if !target.claimed {
+            self.take_for(claim, user).await?;
+        }
         let now = self.deps.clock.now();
         let directory = &self.deps.directory;
         let claimed =
             directory.claim_key_packages(user, claim.suite, &devices, claim.request, now.plus(LEAST_LIFE), now).await?;
         self.warn_low(user, claim.suite, &claimed).await;
         Ok((user, Some(claimed)))
+    }
+
+    /// Takes for a claim of one user. The pair's quota comes first, or whoever used theirs up would use up the user's, too.
+    async fn take_for(&self, claim: &Claim, user: UserId) -> Result<(), Refusal> {
+        let (registry, limits) = (self.deps.registry.as_ref(), &self.deps.limits);
+        // Who adds their own devices takes from nobody else.
+        if user != claim.caller.user {
+            let pair = [&claim.caller.user.as_bytes()[..], user.as_bytes()].concat();
+            quota::take(registry, "claims of one by", &pair, limits.claims_of_user_by_one, PAIR_COST).await?;
+        }
+        quota::take(registry, "claims of", user.as_bytes(), limits.claims_of_user, 1).await
     }
 
     /// The user's active devices, the calling one excepted: it is in the group already.

@@ -1,6 +1,7 @@
 //! What the composition root configures.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
@@ -79,6 +80,12 @@ pub struct Limits {
     pub claims_by_user: Rate,
     /// How often one user may be claimed.
     pub claims_of_user: Rate,
+    /// How often one user may claim one other, in seconds, of which a claim takes 60: buckets fill by whole tokens a second,
+    /// and this is to be slower. The default is eight at once, since whoever loses a race of commits claims anew, then one
+    /// a minute.
+    pub claims_of_user_by_one: Rate,
+    /// How long failed calls for a session are counted into one audit record.
+    pub refusals_counted_for: Duration,
 }
 
 impl Default for Limits {
@@ -89,11 +96,13 @@ impl Default for Limits {
             key_packages_per_call: 100,
             claims_by_user: Rate { burst: 1024, per_second: 8 },
             claims_of_user: Rate { burst: 256, per_second: 2 },
+            claims_of_user_by_one: Rate { burst: 480, per_second: 1 },
+            refusals_counted_for: Duration::from_secs(60),
         }
     }
 }
 
-/// What GetServerInfo answers.
+/// What the server says of itself, and where clients find it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Info {
     /// The bounds of all roles.
@@ -104,6 +113,9 @@ pub struct Info {
     pub content_versions: Vec<u32>,
     /// The oldest client version served.
     pub min_client_version: String,
+    /// The origin (`https://host[:port]`) that clients reach the server by. A proof whose `htu` names an origin must name
+    /// this one; unset, any is taken, so that a proof made for another server would be, too. Not part of the answer.
+    pub public_origin: Option<String>,
 }
 
 impl Default for Info {
@@ -117,6 +129,12 @@ impl Default for Info {
             max_users_per_call: 128,
             max_adds_per_commit: 128,
         };
-        Self { limits, suites: vec![1, 2], content_versions: vec![1], min_client_version: "0.1.0".to_owned() }
+        Self {
+            limits,
+            suites: vec![1, 2],
+            content_versions: vec![1],
+            min_client_version: "0.1.0".to_owned(),
+            public_origin: None,
+        }
     }
 }

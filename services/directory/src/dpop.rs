@@ -1,12 +1,17 @@
 //! DPoP proofs (RFC 9449 section 4.3) with the server's nonces (section 8).
 //!
 //! A nonce is a MAC over a time bucket: any instance with the same session keys takes it. Replays are remembered by one
-//! instance for as long as a nonce lives.
+//! instance for as long as a nonce lives. One subject of an issuer has a small share of that memory: whoever fills it keeps
+//! nobody else out.
+//!
+//! `htu` (section 4.3, check 9) names the method by its path alone, or behind an origin: the configured public one, or any
+//! when none is configured.
 //!
 //! Deliberately absent: replay detection across instances. A proof stolen from inside TLS could be used once at each, within
 //! two minutes, and only together with its access token.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +25,7 @@ use wardline_proto::reason::Reason;
 use wardline_runtime::Refusal;
 use wardline_runtime::session::{LEEWAY, SessionKeys};
 
+use crate::access_token::AccessToken;
 use crate::jwk::PublicKey;
 
 /// What `htu` must name.
@@ -32,10 +38,14 @@ const MAX_JTI_BYTES: usize = 256;
 const BUCKET: Duration = Duration::from_secs(60);
 /// How many proofs are remembered at a time.
 const REMEMBERED: usize = 1 << 18;
+/// How many of them may be over access tokens of one subject: a sign-in of each of its devices takes one.
+const REMEMBERED_OF_ONE: usize = 1 << 10;
 
 /// Verifies proofs.
 pub(crate) struct Proofs {
     nonce_key: [u8; 32],
+    /// Normal.
+    public_origin: Option<String>,
     seen: Mutex<Seen>,
 }
 
@@ -43,7 +53,29 @@ pub(crate) struct Proofs {
 #[derive(Default)]
 struct Seen {
     proofs: HashSet<Digest>,
-    order: VecDeque<(Timestamp, Digest)>,
+    /// How many there are of each subject.
+    of: HashMap<Digest, usize>,
+    order: VecDeque<SeenProof>,
+}
+
+struct SeenProof {
+    at: Timestamp,
+    proof: Digest,
+    subject: Digest,
+}
+
+impl Seen {
+    fn forget_before(&mut self, now: Timestamp) {
+        while let Some(old) = self.order.pop_front_if(|old| now.since(old.at) > BUCKET * 2) {
+            self.proofs.remove(&old.proof);
+            if let Entry::Occupied(mut of) = self.of.entry(old.subject) {
+                *of.get_mut() -= 1;
+                if *of.get() == 0 {
+                    of.remove();
+                }
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -70,8 +102,9 @@ fn refused(detail: &'static str) -> Refusal {
 }
 
 impl Proofs {
-    pub(crate) fn new(keys: &SessionKeys) -> Self {
-        Self { nonce_key: keys.derive(b"dpop nonce"), seen: Mutex::default() }
+    pub(crate) fn new(keys: &SessionKeys, public_origin: Option<&str>) -> Self {
+        let public_origin = public_origin.map(|origin| normal(origin.strip_suffix('/').unwrap_or(origin)));
+        Self { nonce_key: keys.derive(b"dpop nonce"), public_origin, seen: Mutex::default() }
     }
 
     /// A nonce for the next proof.
@@ -91,33 +124,45 @@ impl Proofs {
             .any(|bucket| bool::from(self.nonce_of(*bucket).as_bytes().ct_eq(nonce.as_bytes())))
     }
 
-    /// The key that made the proof, if it is one over this access token, now, for the first time.
-    pub(crate) fn verify(&self, proof: &str, access_token: &str, now: Timestamp) -> Result<PublicKey, Refusal> {
+    /// The key that made the proof, if it is one over this access token, now, for the first time. The caller's duty: the
+    /// token is verified, and `token` is what it says.
+    pub(crate) fn verify(
+        &self,
+        proof: &str,
+        access_token: &str,
+        token: &AccessToken,
+        now: Timestamp,
+    ) -> Result<PublicKey, Refusal> {
         let (key, claims) = signed(proof)?;
+        if !names_this_method(&claims.htu, self.public_origin.as_deref()) {
+            return Err(refused("htu is not this method"));
+        }
         check(&claims, access_token, now)?;
         if !claims.nonce.as_deref().is_some_and(|nonce| self.knows(nonce, now)) {
             return Err(Refusal::new(Reason::UseDpopNonce).with("nonce", self.nonce(now)));
         }
-        self.first_time(Digest::of_parts(&[key.thumbprint().as_bytes(), claims.jti.as_bytes()]), now)?;
+        let proof = Digest::of_parts(&[key.thumbprint().as_bytes(), claims.jti.as_bytes()]);
+        // An issuer's URL is configured, so that it holds no zero byte.
+        let subject = Digest::of_parts(&[token.issuer.as_bytes(), &[0], token.subject.as_bytes()]);
+        self.first_time(proof, subject, now)?;
         Ok(key)
     }
 
-    fn first_time(&self, proof: Digest, now: Timestamp) -> Result<(), Refusal> {
+    fn first_time(&self, proof: Digest, subject: Digest, now: Timestamp) -> Result<(), Refusal> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((at, old)) = seen.order.front().copied()
-            && now.since(at) > BUCKET * 2
-        {
-            seen.order.pop_front();
-            seen.proofs.remove(&old);
-        }
+        seen.forget_before(now);
         if seen.proofs.contains(&proof) {
             return Err(refused("the proof was used before"));
+        }
+        if seen.of.get(&subject).is_some_and(|of| *of >= REMEMBERED_OF_ONE) {
+            return Err(Refusal::new(Reason::QuotaExceeded).retry_after(BUCKET));
         }
         if seen.order.len() >= REMEMBERED {
             return Err(Refusal::new(Reason::Overloaded).retry_after(BUCKET));
         }
         seen.proofs.insert(proof);
-        seen.order.push_back((now, proof));
+        *seen.of.entry(subject).or_default() += 1;
+        seen.order.push_back(SeenProof { at: now, proof, subject });
         Ok(())
     }
 }
@@ -155,9 +200,6 @@ fn check(claims: &Claims, access_token: &str, now: Timestamp) -> Result<(), Refu
     if claims.htm != "POST" {
         return Err(refused("htm is not POST"));
     }
-    if path_of(&claims.htu) != Some(PATH) {
-        return Err(refused("htu is not this method"));
-    }
     if !((now - leeway)..=(now + leeway)).contains(&claims.iat) {
         return Err(refused("iat is not now"));
     }
@@ -171,11 +213,88 @@ fn check(claims: &Claims, access_token: &str, now: Timestamp) -> Result<(), Refu
     Ok(())
 }
 
-/// The path, with or without an origin before it; query and fragment are passed over (RFC 9449 section 4.3).
-fn path_of(htu: &str) -> Option<&str> {
-    let htu = htu.split(['?', '#']).next()?;
-    let Some(rest) = htu.strip_prefix("https://").or_else(|| htu.strip_prefix("http://")) else {
-        return Some(htu);
-    };
-    rest.find('/').and_then(|slash| rest.get(slash..))
+/// Whether `htu` is this method's path, alone or behind an origin that may be named; query and fragment are passed over
+/// (RFC 9449 section 4.3).
+fn names_this_method(htu: &str, public_origin: Option<&str>) -> bool {
+    let htu = htu.split(['?', '#']).next().unwrap_or_default();
+    let Some(origin) = htu.strip_suffix(PATH) else { return false };
+    if origin.is_empty() {
+        return true;
+    }
+    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    match public_origin {
+        Some(public) => normal(origin) == public,
+        None => host.is_some_and(|host| !host.contains('/')),
+    }
+}
+
+/// An origin in its normal form: lower case, without the port that its scheme implies (RFC 3986 sections 6.2.2.1 and 6.2.3).
+fn normal(origin: &str) -> String {
+    let origin = origin.to_ascii_lowercase();
+    let implied = if origin.starts_with("https://") { ":443" } else { ":80" };
+    match origin.strip_suffix(implied) {
+        Some(without) => without.to_owned(),
+        None => origin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+    fn proofs(public_origin: Option<&str>) -> Proofs {
+        Proofs::new(&SessionKeys::new(vec![zeroize::Zeroizing::new([1; 32])]).unwrap(), public_origin)
+    }
+
+    #[test]
+    fn one_subject_fills_its_own_share_of_the_memory_only() {
+        let proofs = proofs(None);
+        let (greedy, other) = (Digest::of(b"greedy"), Digest::of(b"other"));
+        let proof = |n: usize| Digest::of(&n.to_be_bytes());
+        for n in 0..REMEMBERED_OF_ONE {
+            proofs.first_time(proof(n), greedy, NOW).unwrap();
+        }
+        let refused = proofs.first_time(proof(REMEMBERED_OF_ONE), greedy, NOW).unwrap_err();
+        assert_eq!((refused.reason, refused.retry_after), (Reason::QuotaExceeded, Some(BUCKET)));
+        proofs.first_time(proof(REMEMBERED_OF_ONE), other, NOW).unwrap();
+        // Refused or not, what was used stays used.
+        assert_eq!(proofs.first_time(proof(0), greedy, NOW).unwrap_err().reason, Reason::DpopInvalid);
+
+        let later = NOW.plus(BUCKET * 2 + Duration::from_micros(1));
+        proofs.first_time(proof(0), greedy, later).unwrap();
+        let seen = proofs.seen.lock().unwrap();
+        assert_eq!((seen.proofs.len(), seen.order.len(), seen.of.len()), (1, 1, 1), "what is over is forgotten whole");
+    }
+
+    #[test]
+    fn an_origin_in_htu_is_the_public_one_when_there_is_one() {
+        let names = |origin: &str, public: Option<&str>| {
+            names_this_method(&format!("{origin}{PATH}"), proofs(public).public_origin.as_deref())
+        };
+        let public = Some("https://Wardline.example:443/");
+        for (origin, expected) in [
+            ("", true),
+            ("https://wardline.example", true),
+            ("https://WARDLINE.example", true),
+            ("https://wardline.example:443", true),
+            ("https://wardline.example:7405", false),
+            ("http://wardline.example", false),
+            ("https://other.example", false),
+            ("https://wardline.example.other.example", false),
+            ("https://wardline.example/x", false),
+            ("x", false),
+        ] {
+            assert_eq!(names(origin, public), expected, "{origin}");
+        }
+        for (origin, expected) in
+            [("", true), ("https://other.example:7405", true), ("https://other.example/x", false), ("x", false)]
+        {
+            assert_eq!(names(origin, None), expected, "{origin}");
+        }
+        assert!(names_this_method(&format!("{PATH}?a=b#c"), None) && !names_this_method("/other", None));
+    }
 }

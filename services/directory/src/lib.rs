@@ -32,7 +32,7 @@ use wardline_proto::reason::Reason;
 use wardline_proto::v1::directory_service_server::DirectoryServiceServer;
 use wardline_proto::v1::session_service_server::SessionServiceServer;
 use wardline_registry::Registry;
-use wardline_runtime::audit::Audit;
+use wardline_runtime::audit::{Audit, Counted};
 use wardline_runtime::revocations::Revocations;
 use wardline_runtime::session::SessionKeys;
 use wardline_runtime::{Caller, Clock, Refusal};
@@ -47,6 +47,8 @@ pub const OPEN: &[&str] = &["/wardline.v1.SessionService/GetServerInfo", "/wardl
 
 /// The largest request, in bytes: a full publication of key packages.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// The largest request for a session, in bytes: an access token and a proof. Nobody knows yet who sends it.
+const MAX_SESSION_REQUEST_BYTES: usize = 32 << 10;
 
 /// What the role stands on.
 #[derive(Clone)]
@@ -88,6 +90,8 @@ struct Role {
     deps: Deps,
     issuers: RwLock<Arc<Issuers>>,
     proofs: Proofs,
+    /// Refusals of callers nobody knows.
+    unknown: Counted,
 }
 
 impl std::fmt::Debug for Directory {
@@ -106,14 +110,15 @@ impl Directory {
     /// The role on `deps`.
     pub fn new(mut deps: Deps) -> Self {
         let issuers = RwLock::new(Arc::new(Issuers::new(std::mem::take(&mut deps.issuers))));
-        let proofs = Proofs::new(&deps.sessions);
-        Self { role: Arc::new(Role { deps, issuers, proofs }) }
+        let proofs = Proofs::new(&deps.sessions, deps.info.public_origin.as_deref());
+        let unknown = Counted::new(deps.audit.clone(), deps.limits.refusals_counted_for);
+        Self { role: Arc::new(Role { deps, issuers, proofs, unknown }) }
     }
 
     /// Its services.
     pub fn services(&self) -> (SessionServiceServer<Self>, DirectoryServiceServer<Self>) {
         (
-            SessionServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            SessionServiceServer::new(self.clone()).max_decoding_message_size(MAX_SESSION_REQUEST_BYTES),
             DirectoryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
         )
     }

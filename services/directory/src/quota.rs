@@ -9,7 +9,7 @@ use wardline_runtime::Refusal;
 pub(crate) async fn take(
     registry: &dyn Registry,
     what: &'static str,
-    subject: &[u8; 16],
+    subject: &[u8],
     rate: Rate,
     cost: u32,
 ) -> Result<(), Refusal> {

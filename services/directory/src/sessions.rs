@@ -28,10 +28,18 @@ impl Role {
         &self,
         request: &v1::CreateSessionRequest,
     ) -> Result<v1::CreateSessionResponse, Refusal> {
-        let caller = match self.caller_for(request).await {
-            Ok(caller) => self.audited("create_session", Some(&caller), None, Ok(caller))?,
+        let (token, key) = match self.proved(request) {
+            Ok(proved) => proved,
             // The first half of every handshake is no decision.
             Err(refusal) if refusal.reason == Reason::UseDpopNonce => return Err(refusal),
+            Err(refusal) => {
+                self.unknown.refused("create_session", refusal.reason);
+                return Err(refusal);
+            }
+        };
+        // Who calls is known now, and how often by the memory of proofs: each decision has a record of its own.
+        let caller = match self.caller_for(&token, key).await {
+            Ok(caller) => self.audited("create_session", Some(&caller), None, Ok(caller))?,
             Err(refusal) => return self.audited("create_session", None, None, Err(refusal)),
         };
         let text = |id: Option<String>| id.unwrap_or_default();
@@ -45,11 +53,16 @@ impl Role {
         })
     }
 
-    async fn caller_for(&self, request: &v1::CreateSessionRequest) -> Result<Caller, Refusal> {
+    /// The access token and the thumbprint of the key that proved itself over it.
+    fn proved(&self, request: &v1::CreateSessionRequest) -> Result<(AccessToken, Digest), Refusal> {
         let now = self.deps.clock.now();
         let token = self.issuers().verify(&request.access_token, now)?;
-        let key = self.proofs.verify(&request.dpop_proof, &request.access_token, now)?.thumbprint();
-        check_binding(&token, key)?;
+        let key = self.proofs.verify(&request.dpop_proof, &request.access_token, &token, now)?.thumbprint();
+        Ok((token, key))
+    }
+
+    async fn caller_for(&self, token: &AccessToken, key: Digest) -> Result<Caller, Refusal> {
+        check_binding(token, key)?;
         let mut session = [0; 16];
         rand::rng().fill_bytes(&mut session);
         let anybody = Caller {
@@ -59,12 +72,12 @@ impl Role {
             device: None,
             key,
             scopes: token.scopes,
-            expires_at: now.plus(LIFETIME),
+            expires_at: self.deps.clock.now().plus(LIFETIME),
         };
         match token.tenant {
             None if token.scopes.operator => Ok(anybody),
             None => Err(Refusal::new(Reason::ScopeRequired).with("scope", "operator")),
-            Some(tenant) => self.in_tenant(tenant, &token, anybody).await,
+            Some(tenant) => self.in_tenant(tenant, token, anybody).await,
         }
     }
 

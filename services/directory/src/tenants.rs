@@ -9,7 +9,9 @@ use wardline_store::directory::{Put, RequestId, TenantRow};
 
 use crate::{Role, require_scope, tenant_of};
 
-const MAX_ISSUERS: usize = 16;
+/// External ids are unique in their tenant and do not say whose `sub` they are: a second issuer could name the first one's
+/// users.
+const MAX_ISSUERS: usize = 1;
 const MAX_ISSUER_BYTES: usize = 512;
 const MAX_RETENTION_DAYS: u32 = 36_525;
 
@@ -61,7 +63,7 @@ fn parse(tenant: v1::Tenant, request: RequestId) -> Result<TenantRow, Refusal> {
     }
     let fits = |issuer: &String| (1..=MAX_ISSUER_BYTES).contains(&issuer.len());
     if tenant.issuers.len() > MAX_ISSUERS || !tenant.issuers.iter().all(fits) {
-        return Err(Refusal::field("tenant.issuers", "must be at most 16 URLs of at most 512 bytes"));
+        return Err(Refusal::field("tenant.issuers", "must be at most one URL of at most 512 bytes"));
     }
     if policy.retention_days > MAX_RETENTION_DAYS {
         return Err(Refusal::field("tenant.policy.retention_days", "must be at most 36525"));

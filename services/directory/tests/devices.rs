@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use harness::*;
 use prost::Message as _;
+use wardline_directory::Limits;
 use wardline_domain::envelope::Epoch;
 use wardline_domain::record::{Body, Control};
 use wardline_domain::roster::{Leaf, Role, RosterDelta};
@@ -17,6 +18,7 @@ use wardline_domain::{ConversationId, Digest, Position, Timestamp, UserId};
 use wardline_log::{Event, FetchLimits, Group, LogRecord, Start, Topic};
 use wardline_proto::convert::record;
 use wardline_proto::{internal, v1};
+use wardline_registry::Rate;
 use wardline_store::conversations::{MembersRow, MembershipRow, RowBatch};
 
 const DAY: u64 = 24 * 3600;
@@ -68,6 +70,36 @@ async fn a_device_joins_only_at_the_head_and_vouched_for() {
     world.user(A, "bob").await;
     let token = world.token(A, "bob", "");
     assert_eq!(reason(&world.open(&one, &token).await.unwrap_err()), "KEY_TAKEN");
+}
+
+#[tokio::test]
+async fn the_id_and_the_mls_key_of_another_users_device_are_refused() {
+    let mut world = World::new().await;
+    let (ann, bob) = (world.user(A, "ann").await, world.user(A, "bob").await);
+    let (one, two) = (Device::new(1), Device::new(2));
+    let ann_session = world.enrolled(A, "ann", ann, &one, &one).await;
+    let token = world.token(A, "bob", "");
+    let fresh = world.open(&two, &token).await.unwrap().session_token;
+    let field = |status: tonic::Status| {
+        let info = tonic_types::StatusExt::get_error_details(&status).error_info().unwrap().clone();
+        (info.reason, info.metadata["field"].clone())
+    };
+
+    let same_id = two.enrolment_as(one.id, bob, 1, Digest::default(), &two);
+    let status = world.client.enroll_device(bearer(&fresh, same_id.clone())).await.unwrap_err();
+    assert_eq!(field(status), ("ALREADY_EXISTS".into(), "device.id".into()));
+    let copy = Device { mls: one.mls.clone(), ..Device::new(2) };
+    let same_key = copy.enrolment(bob, 1, Digest::default(), &copy);
+    let status = world.client.enroll_device(bearer(&fresh, same_key)).await.unwrap_err();
+    assert_eq!(field(status), ("KEY_TAKEN".into(), "device.mls_keys".into()));
+
+    // Not even after its end: rosters and outcomes still know it.
+    let request = v1::RevokeDeviceRequest { user_id: ann.to_string(), device_id: one.id.to_string() };
+    world.client.revoke_device(bearer(&ann_session, request)).await.unwrap();
+    let status = world.client.enroll_device(bearer(&fresh, same_id)).await.unwrap_err();
+    assert_eq!(field(status), ("ALREADY_EXISTS".into(), "device.id".into()));
+    assert_eq!(world.head(bob).await.0, 0);
+    world.enrolled(A, "bob", bob, &two, &two).await;
 }
 
 #[tokio::test]
@@ -186,6 +218,49 @@ async fn a_claimer_that_asks_for_too_many_users_waits() {
     assert_eq!(reason(&status), "ARGUMENT_INVALID");
     world.pass(60);
     world.client.claim_key_packages(bearer(&session, claim(8, 1))).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_claimer_cannot_keep_another_from_claiming_a_user() {
+    let limits = Limits { claims_of_user: Rate { burst: 9, per_second: 1 }, ..Limits::default() };
+    let mut world = World::with(limits).await;
+    let (ann, bob, eve) = (world.user(A, "ann").await, world.user(A, "bob").await, world.user(A, "eve").await);
+    let (one, two, three) = (Device::new(1), Device::new(2), Device::new(3));
+    world.enrolled(A, "ann", ann, &one, &one).await;
+    let bob_session = world.enrolled(A, "bob", bob, &two, &two).await;
+    let eve_session = world.enrolled(A, "eve", eve, &three, &three).await;
+    let claim = |n: u8| v1::ClaimKeyPackagesRequest { request_id: uuid(n), user_ids: vec![ann.to_string()], suite: 1 };
+    for n in 0..8 {
+        world.client.claim_key_packages(bearer(&eve_session, claim(n))).await.unwrap();
+    }
+    for n in 8..20 {
+        let status = world.client.claim_key_packages(bearer(&eve_session, claim(n))).await.unwrap_err();
+        assert_eq!(reason(&status), "QUOTA_EXCEEDED");
+    }
+    // What was refused took nothing of Ann's own bucket, which has one left.
+    world.client.claim_key_packages(bearer(&bob_session, claim(0))).await.unwrap();
+    world.pass(59);
+    let status = world.client.claim_key_packages(bearer(&eve_session, claim(20))).await.unwrap_err();
+    assert_eq!(reason(&status), "QUOTA_EXCEEDED");
+    world.pass(1);
+    world.client.claim_key_packages(bearer(&eve_session, claim(20))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_repeated_claim_costs_nothing() {
+    let once = Rate { burst: 1, per_second: 1 };
+    let limits = Limits { claims_of_user: once, claims_by_user: once, ..Limits::default() };
+    let mut world = World::with(limits).await;
+    let (ann, bob) = (world.user(A, "ann").await, world.user(A, "bob").await);
+    let (one, two) = (Device::new(1), Device::new(2));
+    world.enrolled(A, "ann", ann, &one, &one).await;
+    let session = world.enrolled(A, "bob", bob, &two, &two).await;
+    let claim = |n: u8| v1::ClaimKeyPackagesRequest { request_id: uuid(n), user_ids: vec![ann.to_string()], suite: 1 };
+    for _ in 0..20 {
+        world.client.claim_key_packages(bearer(&session, claim(1))).await.unwrap();
+    }
+    let status = world.client.claim_key_packages(bearer(&session, claim(2))).await.unwrap_err();
+    assert_eq!(reason(&status), "QUOTA_EXCEEDED");
 }
 
 #[tokio::test]

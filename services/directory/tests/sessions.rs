@@ -4,8 +4,13 @@
 
 mod harness;
 
+use std::time::Duration;
+
 use harness::*;
+use prost::Message as _;
 use serde_json::{Value, json};
+use wardline_directory::Limits;
+use wardline_log::{Event, FetchLimits, Group, Start, Topic};
 use wardline_proto::v1;
 
 #[tokio::test]
@@ -115,6 +120,79 @@ async fn each_wrong_part_of_an_access_token_is_refused_by_its_name() {
     let unknown = world.token(A, "nobody", "");
     assert_eq!(reason(&world.open(&device, &unknown).await.unwrap_err()), "USER_UNKNOWN");
     world.open(&device, &with("sub", json!("ann"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_for_a_session_is_short() {
+    let mut world = World::new().await;
+    assert_eq!(reason(&world.create(&"x".repeat(31 << 10), "").await.unwrap_err()), "ACCESS_TOKEN_INVALID");
+    assert_eq!(reason(&world.create(&"x".repeat(32 << 10), "").await.unwrap_err()), "TOO_LARGE");
+}
+
+#[tokio::test]
+async fn only_who_is_known_gets_an_audit_record_of_each_refusal() {
+    let counted_for = Duration::from_millis(1);
+    let mut world = World::with(Limits { refusals_counted_for: counted_for, ..Limits::default() }).await;
+    let device = Device::new(1);
+    assert_eq!(reason(&world.create("nobody", "").await.unwrap_err()), "ACCESS_TOKEN_INVALID");
+    let token = world.token(A, "ann", "");
+    assert_eq!(reason(&world.create(&token, "no proof").await.unwrap_err()), "DPOP_INVALID");
+    assert_eq!(reason(&world.open(&device, &token).await.unwrap_err()), "USER_UNKNOWN");
+    let claims = json!({
+        "iss": A, "sub": "ann", "aud": "wardline", "exp": world.seconds() + 60, "cnf": {"jkt": "another"},
+    });
+    let bound = jwt(&json!({"alg": "EdDSA", "kid": "k1"}), &claims, &issuer_key(A));
+    assert_eq!(detail(&world.open(&device, &bound).await.unwrap_err()), "the access token is bound to another key");
+
+    let mut found = Vec::new();
+    let mut subscription = world.log.subscribe(Group::Everyone, Topic::Audit, FetchLimits::default()).await.unwrap();
+    while found.len() < 4 {
+        match subscription.next().await.unwrap() {
+            Event::Assigned(partition) => {
+                subscription.start(partition, Start::Oldest).await.unwrap();
+            }
+            Event::Revoked(_) => {}
+            Event::Records { records, .. } => {
+                let records = records.into_iter().map(|record| Sum::decode(record.payload).unwrap());
+                found.extend(records.filter(|record| !record.allowed).map(|record| (record.reason, record.count)));
+            }
+        }
+    }
+    found.sort();
+    let expected = [("ACCESS_TOKEN_INVALID", 1), ("DPOP_INVALID", 0), ("DPOP_INVALID", 1), ("USER_UNKNOWN", 0)];
+    assert_eq!(found, expected.map(|(reason, count)| (reason.to_owned(), count)), "0: a record of its own");
+}
+
+/// An audit record as far as a count is concerned.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Sum {
+    #[prost(bool, tag = "4")]
+    allowed: bool,
+    #[prost(string, tag = "5")]
+    reason: String,
+    #[prost(uint64, tag = "10")]
+    count: u64,
+}
+
+#[tokio::test]
+async fn a_tenant_has_one_issuer() {
+    let mut world = World::new().await;
+    let token = world.token(OPERATOR, "root", "operator");
+    let session = world.open(&Device::new(200), &token).await.unwrap().session_token;
+    let wanted = |issuers: &[&str]| v1::CreateTenantRequest {
+        request_id: uuid(9),
+        tenant: Some(v1::Tenant {
+            id: tenant(9).to_string(),
+            issuers: issuers.iter().map(|url| (*url).to_owned()).collect(),
+            suites: vec![1],
+            ..v1::Tenant::default()
+        }),
+    };
+    let status = world.client.create_tenant(bearer(&session, wanted(&[A, B]))).await.unwrap_err();
+    assert_eq!(reason(&status), "ARGUMENT_INVALID");
+    let details = tonic_types::StatusExt::get_error_details(&status);
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "tenant.issuers");
+    world.client.create_tenant(bearer(&session, wanted(&[A]))).await.unwrap();
 }
 
 #[tokio::test]

@@ -81,7 +81,12 @@ pub const B: &str = "https://b.example";
 impl World {
     /// Tenants 1 (issuer A) and 2 (issuer B) exist.
     pub async fn new() -> Self {
-        let mut world = Self::empty().await;
+        Self::with(Limits::default()).await
+    }
+
+    /// The same with other limits.
+    pub async fn with(limits: Limits) -> Self {
+        let mut world = Self::empty(limits).await;
         let operator = Device::new(200);
         let session = world.open(&operator, &world.token(OPERATOR, "root", "operator")).await.unwrap();
         for (n, url) in [(1, A), (2, B)] {
@@ -97,7 +102,7 @@ impl World {
         world
     }
 
-    async fn empty() -> Self {
+    async fn empty(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = wardline_log::embedded::open(wardline_log::embedded::Options::small(&dir.path().join("log")));
         let log = log.await.unwrap();
@@ -126,7 +131,7 @@ impl World {
             revocations: revocations.clone(),
             issuers: vec![issuer(OPERATOR, None), issuer(A, Some(tenant(1))), issuer(B, Some(tenant(2)))],
             authority: Arc::new(authority.clone()),
-            limits: Limits::default(),
+            limits,
             info: Info::default(),
         });
         let authenticator = Authenticator { keys: sessions, revocations: revocations.clone(), registry, clock };
@@ -268,6 +273,18 @@ impl Device {
     }
 
     pub fn enrolment(&self, user: UserId, version: u64, hash: Digest, signer: &Self) -> v1::EnrollDeviceRequest {
+        self.enrolment_as(self.id, user, version, hash, signer)
+    }
+
+    /// The same under an id that is not its own.
+    pub fn enrolment_as(
+        &self,
+        id: DeviceId,
+        user: UserId,
+        version: u64,
+        hash: Digest,
+        signer: &Self,
+    ) -> v1::EnrollDeviceRequest {
         let auth_key = public_jwk(&self.key).to_string();
         let row = MlsKeyRow { principal: user, suite: 1, public_key: self.mls_key() };
         let entry = Entry {
@@ -275,7 +292,7 @@ impl Device {
             version,
             previous_hash: hash,
             change: DeviceLogChange::Enrolled,
-            device: self.id,
+            device: id,
             auth_key: &auth_key,
             mls_keys: std::slice::from_ref(&row),
         };
@@ -283,7 +300,7 @@ impl Device {
         let mls_key = v1::MlsKey { principal_id: user.to_string(), suite: 1, public_key: self.mls_key() };
         v1::EnrollDeviceRequest {
             device: Some(v1::Device {
-                id: self.id.to_string(),
+                id: id.to_string(),
                 user_id: user.to_string(),
                 auth_key: auth_key.clone(),
                 mls_keys: vec![mls_key],
@@ -291,7 +308,7 @@ impl Device {
             }),
             version,
             previous_hash: Bytes::copy_from_slice(hash.as_bytes()),
-            signer_device_id: signer.id.to_string(),
+            signer_device_id: if signer.id == self.id { id } else { signer.id }.to_string(),
             signature: signature.into(),
         }
     }
