@@ -18,11 +18,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Extensions, Request, Response, Status, Streaming};
+use wardline_proto::reason::Reason;
 use wardline_proto::v1::attach_response::Frame;
 use wardline_proto::v1::delivery_service_client::DeliveryServiceClient;
 use wardline_proto::v1::delivery_service_server::{DeliveryService, DeliveryServiceServer};
 use wardline_proto::v1::event::Body;
 use wardline_proto::v1::*;
+use wardline_runtime::Refusal;
+use wardline_runtime::status::RETRY_AFTER;
 
 /// What becomes of a frame on its way down: another one, or none.
 pub type Alter = Arc<dyn Fn(AttachResponse) -> Option<AttachResponse> + Send + Sync>;
@@ -106,7 +109,8 @@ impl Front {
         let mut leads_to = self.leads_to.clone();
         let there = leads_to.wait_for(Option::is_some).await;
         let channel = there.ok().and_then(|there| there.clone());
-        channel.map(DeliveryServiceClient::new).ok_or_else(|| Status::unavailable("the proxy is going away"))
+        let leaving = || Refusal::new(Reason::Unavailable).retry_after(RETRY_AFTER).into();
+        channel.map(DeliveryServiceClient::new).ok_or_else(leaving)
     }
 }
 
