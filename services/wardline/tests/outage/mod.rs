@@ -134,18 +134,24 @@ pub(crate) fn serve_task() {
     let directory = env::var(DIRECTORY).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let answer = perform(&task, Path::new(&directory)).await;
+        let disk = Path::new(&directory);
+        let engines = match task.as_str() {
+            "keys" => None,
+            _ => Some(Engines::open(disk, &Embedded::default(), Clock::system()).await.unwrap()),
+        };
+        let answer = match &engines {
+            None => keys(disk),
+            Some(engines) => perform(&task, engines).await,
+        };
+        // The engines stay open until the kill: closing them would sync what the answer should have waited for.
         println!("\n@{answer}");
         let mut end = [0];
         let _ = io::stdin().read(&mut end).unwrap();
+        drop(engines);
     });
 }
 
-async fn perform(task: &str, disk: &Path) -> String {
-    if task == "keys" {
-        return keys(disk);
-    }
-    let engines = Engines::open(disk, &Embedded::default(), Clock::system()).await.unwrap();
+async fn perform(task: &str, engines: &Engines) -> String {
     let (log, stores) = (&engines.log, &engines.stores);
     match task {
         "open" => "open".to_owned(),
