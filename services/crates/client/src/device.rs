@@ -57,6 +57,9 @@ pub struct Options {
     pub window_events: u32,
     /// How long a membership change may take to come back in the feed.
     pub commit_timeout: Duration,
+    /// The tenant authority's Ed25519 keys, for revocations in device logs. `None` takes those that the server says first
+    /// and refuses others later.
+    pub authority_keys: Option<Vec<[u8; 32]>>,
 }
 
 impl Default for Options {
@@ -70,6 +73,7 @@ impl Default for Options {
             key_packages: 50,
             window_events: 0,
             commit_timeout: Duration::from_secs(60),
+            authority_keys: None,
         }
     }
 }

@@ -39,6 +39,9 @@ pub enum Error {
     Mls(String),
 }
 
+/// Why a conversation is not trusted.
+pub(crate) const STRANGER: &str = "the conversation has a device that its user's device log does not vouch for";
+
 /// A definite refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {

@@ -132,7 +132,7 @@ impl Rpc {
         Ok(self.sessions.get().await?.token().to_owned())
     }
 
-    /// The keys of the tenant authority.
+    /// The keys of the tenant authority, as the server says. To be compared with what is pinned.
     pub(crate) async fn authority_keys(&self) -> Result<Vec<[u8; 32]>, Error> {
         let read = || async {
             let info = self.sessions.server_info().await?;

@@ -55,6 +55,16 @@ pub enum Incoming {
     },
     /// Watermarks changed.
     Receipts(Vec<ReceiptView>),
+    /// The group would have, or has, a leaf that its user's device log does not vouch for: somebody may be listening in. What
+    /// brought it was not taken; the conversation has ended here until the person rejoins it ([`crate::Device::rejoin`]).
+    Untrusted {
+        /// The conversation.
+        conversation: ConversationId,
+        /// Whose device the leaf claims to be; zeros when it does not say.
+        user: UserId,
+        /// Which.
+        device: DeviceId,
+    },
     /// All that was missed has come.
     CaughtUp,
     /// A device of one's own user joined or ended.
@@ -135,6 +145,9 @@ pub enum ConversationStatus {
     Broken,
     /// Has no leaf any more.
     Removed,
+    /// Has given up the group because of a leaf that no device log vouches for. Nothing is sent or read until the person
+    /// rejoins, or a Welcome comes whose every leaf is vouched for.
+    Untrusted,
 }
 
 /// A conversation as a device has it.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use naive::Naive;
+use naive::{Logs, Naive};
 use wardline_client::{
-    Backoff, ConversationId, ConversationStatus, Device, Durability, Endpoints, Failpoints, FixedToken,
-    NewConversation, Options, Point, UserId,
+    Backoff, ConversationId, ConversationStatus, Device, Durability, Endpoints, Error, Failpoints, FixedToken,
+    Incoming, NewConversation, Options, Point, UserId,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -193,4 +193,102 @@ async fn after_a_cut_feed_the_history_is_read_and_a_lost_group_rejoined() {
     bob.send_text(id, "back").unwrap();
     ann.wait_for_text(id, "back", PATIENCE).await.unwrap();
     assert_eq!(ann.members(id).unwrap().len(), 2);
+}
+
+async fn epoch(device: &Device, conversation: ConversationId, epoch: u64) {
+    device
+        .wait_for("an epoch", PATIENCE, |view| {
+            Ok(view.conversation(conversation)?.filter(|view| view.epoch == Some(epoch)).map(|_| ()))
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_waits_for_the_device_logs_of_those_it_adds() {
+    let lab = Lab::new(0).await;
+    let (ann, bob) = (lab.device("ann", user(1)).await, lab.device("bob", user(2)).await);
+    let _cat = lab.device("cat", user(3)).await;
+    let id = ann.create_conversation(NewConversation::group("Ward 7", [user(2)])).await.unwrap();
+    epoch(&bob, id, 1).await;
+    let reader = user(2).to_string();
+    lab.naive.keep_from_logs(&reader, Some(Logs::Unavailable));
+    ann.add_users(id, &[user(3)]).await.unwrap();
+    // More than one call asks for by itself: the feed has started anew since.
+    while lab.naive.asked_for_logs(&reader) < 8 {
+        tokio::task::yield_now().await;
+    }
+    let view = bob.view(|view| view.conversation(id)).unwrap().unwrap();
+    assert_eq!((view.epoch, view.status), (Some(1), ConversationStatus::Active), "neither merged nor given up");
+    lab.naive.keep_from_logs(&reader, None);
+    epoch(&bob, id, 2).await;
+    bob.send_text(id, "welcome").unwrap();
+    ann.wait_for_text(id, "welcome", PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_no_log_has_ends_the_conversation_here_and_no_other() {
+    let lab = Lab::new(0).await;
+    let (ann, bob) = (lab.device("ann", user(1)).await, lab.device("bob", user(2)).await);
+    let cat = lab.device("cat", user(3)).await;
+    let id = ann.create_conversation(NewConversation::group("Ward 7", [user(2)])).await.unwrap();
+    let other = ann.create_conversation(NewConversation::group("Ward 8", [user(2)])).await.unwrap();
+    epoch(&bob, id, 1).await;
+    epoch(&bob, other, 1).await;
+    let mut told = bob.incoming();
+    let reader = user(2).to_string();
+    lab.naive.keep_from_logs(&reader, Some(Logs::Empty));
+    ann.add_users(id, &[user(3)]).await.unwrap();
+    let stranger = loop {
+        if let Incoming::Untrusted { conversation, user, device } = told.recv().await.unwrap() {
+            assert_eq!(conversation, id);
+            break (user, device);
+        }
+    };
+    assert_eq!(stranger, (user(3), cat.id()));
+    assert!(matches!(bob.send_text(id, "to whom?"), Err(Error::Untrusted(_))));
+    ann.send_text(other, "and here?").unwrap();
+    bob.wait_for_text(other, "and here?", PATIENCE).await.unwrap();
+
+    // The same leaf is in the tree that the server would have it rejoin.
+    assert!(matches!(bob.rejoin(id).await, Err(Error::Untrusted(_))));
+    assert!(matches!(bob.add_users(id, &[user(3)]).await, Err(Error::Untrusted(_))));
+    lab.naive.keep_from_logs(&reader, None);
+    bob.rejoin(id).await.unwrap();
+    bob.send_text(id, "back").unwrap();
+    cat.wait_for_text(id, "back", PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_authority_than_the_first_is_refused_unless_it_is_configured() {
+    let lab = Lab::new(0).await;
+    lab.naive.set_authority(&[[1; 32]]);
+    let (ann, bob) = (lab.device("ann", user(1)).await, lab.device("bob", user(2)).await);
+    let id = ann.create_conversation(NewConversation::group("Ward 7", [user(2)])).await.unwrap();
+    bob.wait_active(id, PATIENCE).await.unwrap();
+    ann.close().await;
+
+    lab.naive.set_authority(&[[1; 32], [2; 32]]);
+    let file = lab.file("ann");
+    let ann = lab.reopen(&file, user(1), Failpoints::none());
+    assert!(matches!(ann.verify_device_log(user(2)).await, Err(Error::Untrusted(_))));
+    let created = ann.create_conversation(NewConversation::group("Ward 8", [])).await;
+    assert!(matches!(created, Err(Error::Untrusted(_))));
+    bob.send_text(id, "as before").unwrap();
+    ann.wait_for_text(id, "as before", PATIENCE).await.unwrap();
+    ann.close().await;
+
+    let configured = |keys: &[[u8; 32]]| {
+        let authority_keys = Some(keys.to_vec());
+        let options = Options { authority_keys, ..Lab::options(Failpoints::none()) };
+        Device::open(&file, &lab.endpoints, Lab::token(user(1)), options).unwrap()
+    };
+    let ann = configured(&[[3; 32]]);
+    assert!(matches!(ann.verify_device_log(user(2)).await, Err(Error::Untrusted(_))));
+    ann.close().await;
+    let ann = configured(&[[2; 32], [1; 32]]);
+    ann.verify_device_log(user(2)).await.unwrap();
+    ann.close().await;
+    let ann = lab.reopen(&file, user(1), Failpoints::none());
+    ann.verify_device_log(user(2)).await.unwrap();
 }

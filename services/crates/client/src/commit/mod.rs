@@ -16,7 +16,8 @@ use wardline_proto::v1;
 
 use crate::device::{Inner, NewConversation};
 use crate::device_log::DeviceLog;
-use crate::error::Error;
+use crate::device_log::follow::LOGS_AT_ONCE;
+use crate::error::{Error, STRANGER};
 use crate::mls::group;
 use crate::mls::key_packages;
 use crate::mls::provider::Provider;
@@ -25,15 +26,13 @@ use crate::view::ConversationStatus;
 
 /// How often a change is tried before giving up.
 const ATTEMPTS: u32 = 16;
-/// How many device logs are read at once.
-const LOGS_AT_ONCE: usize = 8;
 /// The most users in one commit, so that it stays below 128 adds in the common case.
 const USERS_PER_COMMIT: usize = 64;
 
 /// Creates a conversation, then adds the members.
 pub(crate) async fn create_conversation(inner: &Arc<Inner>, new: NewConversation) -> Result<ConversationId, Error> {
     let own = inner.read(|core| core.identity.account())?.user;
-    let authority = inner.rpc.authority_keys().await?;
+    let authority = crate::device_log::authority::confirmed(inner).await?;
     let (id, message) = inner.step(|step| step.start_creating(&new, &authority))?;
     let outcome = inner
         .wait_for("the conversation's creation", inner.options.commit_timeout, |core| {
@@ -175,6 +174,7 @@ async fn wait_free(inner: &Arc<Inner>, conversation: ConversationId) -> Result<(
                 .ok_or(Error::Invalid("no such conversation here"))?;
             match row.status {
                 ConversationStatus::Removed => Err(Error::Invalid("the device is no longer in the conversation")),
+                ConversationStatus::Untrusted => Err(Error::Untrusted(STRANGER)),
                 ConversationStatus::Active => {
                     Ok(requests::load(core.connection(), conversation)?.is_none().then_some(()))
                 }
@@ -216,6 +216,7 @@ pub(crate) async fn rejoin(inner: &Arc<Inner>, conversation: ConversationId) -> 
             match row.status {
                 ConversationStatus::Active => Ok(Some(())),
                 ConversationStatus::Removed => Err(Error::Invalid("the device is no longer in the conversation")),
+                ConversationStatus::Untrusted => Err(Error::Untrusted(STRANGER)),
                 _ => Ok(None),
             }
         })

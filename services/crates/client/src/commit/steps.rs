@@ -10,6 +10,7 @@ use wardline_proto::v1;
 use super::{Claimed, Started};
 use crate::core::Step;
 use crate::device::NewConversation;
+use crate::device_log::leaf::Stranger;
 use crate::error::{Error, mls};
 use crate::mls::group::{self, Change};
 use crate::store::conversations::{self, Conversation};
@@ -84,6 +85,17 @@ impl Step<'_> {
             requests::remove(&self.tx, conversation)?;
         }
         self.set_status(conversation, ConversationStatus::Broken)
+    }
+
+    /// The group has, or would have, a leaf that no device log vouches for. It is given up, and not rejoined by itself: the
+    /// server would lead back to the same leaf.
+    pub(crate) fn untrusted(&mut self, conversation: ConversationId, stranger: Stranger) -> Result<(), Error> {
+        tracing::warn!("a conversation has a device that no device log vouches for; it is not trusted any more");
+        self.broken(conversation)?;
+        self.set_status(conversation, ConversationStatus::Untrusted)?;
+        let Stranger { user, device } = stranger;
+        self.told.push(Incoming::Untrusted { conversation, user, device });
+        Ok(())
     }
 
     /// Starts a commit of what `build` asks for and of the removals that wait; `None` when there is nothing to change.
@@ -173,7 +185,14 @@ impl Step<'_> {
         group::delete(&self.provider(), conversation, row.generation)?;
         row.generation = Generation(state.generation);
         row.status = ConversationStatus::Joining;
-        let built = self.build_external(&row, state)?;
+        let built = match self.build_external(&row, state)? {
+            Ok(built) => built,
+            Err(stranger) => {
+                // The generation is the one the refused group lies under.
+                conversations::save(&self.tx, &row)?;
+                return self.untrusted(conversation, stranger);
+            }
+        };
         requests::insert(&self.tx, conversation, built.message, &Request::External(built.request), built.epoch)?;
         conversations::save(&self.tx, &row)
     }

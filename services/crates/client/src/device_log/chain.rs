@@ -29,7 +29,7 @@ pub struct Entry {
     pub revoked: bool,
     /// Which device, with its keys as they stood.
     pub device: LoggedDevice,
-    /// Who signed; `None` for the tenant authority.
+    /// Who signed; `None` for the tenant authority, which may only revoke.
     pub signer: Option<DeviceId>,
     /// Over the canonical bytes.
     pub signature: Vec<u8>,
@@ -52,6 +52,13 @@ pub struct LoggedDevice {
     pub mls_keys: Vec<(UserId, u16, Vec<u8>)>,
     /// Whether it may be used.
     pub active: bool,
+}
+
+impl LoggedDevice {
+    /// Whether it was enrolled with this MLS key.
+    pub(crate) fn has_mls_key(&self, principal: UserId, suite: u16, key: &[u8]) -> bool {
+        self.mls_keys.iter().any(|(by, of, held)| *by == principal && *of == suite && held == key)
+    }
 }
 
 impl std::fmt::Debug for LoggedDevice {
@@ -164,6 +171,8 @@ pub(crate) fn verify_entry(log: &mut DeviceLog, entry: &Entry, authority: &[[u8;
     }
     let bytes = canonical_bytes(entry);
     let signed = match entry.signer {
+        // Who controls the server holds the authority's key too: it may end a device, never put one in.
+        None if !entry.revoked => return Err(Error::Untrusted("an enrolment that no device of the user has signed")),
         None => authority.iter().any(|key| Key::Ed25519(*key).verifies(&bytes, &entry.signature)),
         Some(signer) => signing_key(log, entry, signer).is_some_and(|key| key.verifies(&bytes, &entry.signature)),
     };
@@ -292,6 +301,21 @@ mod tests {
         assert!(verify_entry(&mut log.clone(), &ended, &[]).is_err());
         verify_entry(&mut log, &ended, &[published]).unwrap();
         assert!(!log.devices[&one.id].active);
+    }
+
+    #[test]
+    fn the_authority_may_not_enrol() {
+        let (first, second, authority) = (AuthKey::generate(), AuthKey::generate(), AuthKey::generate());
+        let Some(Key::Ed25519(published)) = Key::from_jwk(&authority.jwk()) else { panic!("an Ed25519 key") };
+        let mut log = DeviceLog::default();
+        let from_nothing = entry(&log, device(1, &first), false, None, &authority);
+        assert!(matches!(verify_entry(&mut log, &from_nothing, &[published]), Err(Error::Untrusted(_))));
+        let one = device(1, &first);
+        let joined = entry(&log, one.clone(), false, Some(one.id), &first);
+        verify_entry(&mut log, &joined, &[published]).unwrap();
+        let forged = entry(&log, device(2, &second), false, None, &authority);
+        assert!(matches!(verify_entry(&mut log, &forged, &[published]), Err(Error::Untrusted(_))));
+        assert_eq!((log.version, log.devices.len()), (1, 1), "a refused entry changes nothing");
     }
 
     #[test]

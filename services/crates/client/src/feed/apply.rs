@@ -9,6 +9,7 @@ use wardline_proto::v1;
 use super::message::Sequenced;
 use super::take::{Took, unknown};
 use crate::core::Step;
+use crate::device_log::leaf::{self, Standing, Stranger};
 use crate::error::Error;
 use crate::mls::{config, group, join};
 use crate::store::conversations;
@@ -118,37 +119,61 @@ impl Step<'_> {
         row.chain = wardline_domain::Digest::try_from(welcome.chain_hash.as_ref())
             .map_err(|_| Error::Untrusted("a Welcome without its chain hash"))?;
         row.status = ConversationStatus::Broken;
-        if let Some(joined) = state.and_then(|state| self.try_join(&row, welcome, state)) {
-            row.status = ConversationStatus::Active;
-            row.suite = joined.suite;
-            row.title = joined.title.unwrap_or(row.title);
-            self.told.push(Incoming::Joined(id));
+        let mut stranger = None;
+        match state.map(|state| self.try_join(&row, welcome, state)).transpose()? {
+            Some(Join::Joined(joined)) => {
+                row.status = ConversationStatus::Active;
+                row.suite = joined.suite;
+                row.title = joined.title.unwrap_or(row.title);
+                self.told.push(Incoming::Joined(id));
+            }
+            Some(Join::Stranger(found)) => stranger = Some(found),
+            Some(Join::Useless) | None => {}
         }
         conversations::set_pending_removals(&self.tx, id, &[])?;
-        conversations::save(&self.tx, &row)
+        conversations::save(&self.tx, &row)?;
+        stranger.map_or(Ok(()), |stranger| self.untrusted(id, stranger))
     }
 
-    /// Joins inside a savepoint: a Welcome that fails half way leaves nothing behind.
+    /// Joins inside a savepoint: a Welcome that fails half way, or that leads into a group with a stranger, leaves nothing
+    /// behind.
     fn try_join(
         &self,
         row: &conversations::Conversation,
         welcome: &v1::Welcome,
         state: &v1::GroupState,
-    ) -> Option<Joined> {
+    ) -> Result<Join, Error> {
+        self.tx.execute_batch("SAVEPOINT joining")?;
+        let join = match self.join(row, welcome, state) {
+            Err(Error::Store(error)) => return Err(Error::Store(error)),
+            Err(error) => {
+                tracing::warn!(%error, "a Welcome is of no use; the device rejoins by itself");
+                Join::Useless
+            }
+            Ok(join) => join,
+        };
+        let joined = matches!(join, Join::Joined(_));
+        let end = if joined { "RELEASE joining" } else { "ROLLBACK TO joining; RELEASE joining" };
+        self.tx.execute_batch(end)?;
+        Ok(join)
+    }
+
+    fn join(
+        &self,
+        row: &conversations::Conversation,
+        welcome: &v1::Welcome,
+        state: &v1::GroupState,
+    ) -> Result<Join, Error> {
         use openmls::prelude::OpenMlsProvider as _;
-        self.tx.execute_batch("SAVEPOINT joining").ok()?;
         let provider = self.provider();
-        let joined = join::by_welcome(&provider, row.id, row.generation, welcome, state).and_then(|group| {
-            let suite = u16::from(group.ciphersuite());
-            config::suite(suite)?;
-            Ok(Joined { suite, title: group::read_title(provider.crypto(), &group, state) })
-        });
-        let end = if joined.is_ok() { "RELEASE joining" } else { "ROLLBACK TO joining; RELEASE joining" };
-        self.tx.execute_batch(end).ok()?;
-        if let Err(error) = &joined {
-            tracing::warn!(%error, "a Welcome is of no use; the device rejoins by itself");
+        let group = join::by_welcome(&provider, row.id, row.generation, welcome, state)?;
+        let suite = u16::from(group.ciphersuite());
+        config::suite(suite)?;
+        let leaves = leaf::of_group(&group);
+        if let Some(stranger) = leaf::stranger(&self.tx, self.me, suite, Standing::Stays, &leaves)? {
+            return Ok(Join::Stranger(stranger));
         }
-        joined.ok()
+        Ok(Join::Joined(Joined { suite, title: group::read_title(provider.crypto(), &group, state) }))
     }
 
     fn rejected(&mut self, rejected: &v1::Rejected) -> Result<(), Error> {
@@ -175,6 +200,15 @@ impl Step<'_> {
         }
         conversations::set_pending_removals(&self.tx, id, &pending)
     }
+}
+
+/// What came of a Welcome.
+enum Join {
+    Joined(Joined),
+    /// It does not fit; the device may rejoin.
+    Useless,
+    /// The group has a leaf that no device log vouches for.
+    Stranger(Stranger),
 }
 
 struct Joined {

@@ -36,8 +36,10 @@ pub(super) async fn run(inner: &Arc<Inner>) -> Result<(), Error> {
     inner.step(|step| {
         for id in conversations::ids(&step.tx)? {
             let row = conversations::load(&step.tx, id)?;
-            let here =
-                row.is_some_and(|row| matches!(row.status, ConversationStatus::Active | ConversationStatus::Broken));
+            let here = row.is_some_and(|row| {
+                use ConversationStatus::{Active, Broken, Untrusted};
+                matches!(row.status, Active | Broken | Untrusted)
+            });
             if here && !listed.contains(&id) {
                 step.removed(id)?;
             }
@@ -133,7 +135,9 @@ impl Step<'_> {
                 conversations::save(&self.tx, &row)?;
             }
             Some(row) => match row.status {
-                ConversationStatus::Active | ConversationStatus::Broken if gone => return self.removed(id),
+                ConversationStatus::Active | ConversationStatus::Broken | ConversationStatus::Untrusted if gone => {
+                    return self.removed(id);
+                }
                 ConversationStatus::Active if row.generation.0 != theirs.generation => self.broken(id)?,
                 ConversationStatus::Removed if !gone => self.set_status(id, ConversationStatus::Broken)?,
                 _ => {}

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use wardline_domain::ConversationId;
+use wardline_domain::envelope::MessageKind;
 use wardline_proto::v1;
 use wardline_proto::v1::attach_request::Frame as Up;
 use wardline_proto::v1::attach_response::Frame as Down;
@@ -17,6 +18,7 @@ use super::apply::{Applied, Body, Prepared, Stopped};
 use super::message::Sequenced;
 use super::resync;
 use crate::device::Inner;
+use crate::device_log::{follow, leaf};
 use crate::error::Error;
 use crate::failpoint::Point;
 use crate::store;
@@ -179,20 +181,29 @@ async fn prepare(inner: &Arc<Inner>, event: v1::Event) -> Result<Prepared, Error
     Ok(Prepared { cursor: event.cursor.to_vec(), previous: event.previous.to_vec(), body })
 }
 
-/// A message, its body fetched when it was sent by reference.
+/// A message, its body fetched when it was sent by reference, and the device logs read of those whom it adds.
 pub(super) async fn with_body(inner: &Arc<Inner>, mut message: v1::Message) -> Result<Sequenced, Error> {
     if let Some(v1::message::Body::BlobRef(blob)) = &message.body {
         let body = inner.rpc.message_body(message.conversation_id.clone(), blob.clone()).await?;
         message.body = Some(v1::message::Body::MlsMessage(body));
     }
-    Sequenced::parse(&message)
+    let message = Sequenced::parse(&message)?;
+    if message.envelope.as_ref().is_some_and(|envelope| envelope.kind != MessageKind::Application) {
+        follow::learn(inner, &leaf::of_commit(&message.mls_message)).await?;
+    }
+    Ok(message)
 }
 
-/// The group state a Welcome leads to; `None` when the server will not give it.
+/// The group state a Welcome leads to, the device logs of its leaves read; `None` when the server will not give it.
 async fn welcome_state(inner: &Arc<Inner>, welcome: &v1::Welcome) -> Result<Option<v1::GroupState>, Error> {
     let Ok(id) = welcome.conversation_id.parse() else { return Ok(None) };
     match inner.rpc.group_state_patiently(id, Some(welcome.epoch)).await {
-        Ok(state) => Ok(Some(state)),
+        Ok(state) => {
+            if let Ok(tree) = crate::mls::join::tree(&state) {
+                follow::learn(inner, &leaf::of_tree(&tree)).await?;
+            }
+            Ok(Some(state))
+        }
         Err(error) if error.passes() => Err(error),
         Err(_) => Ok(None),
     }

@@ -2,7 +2,7 @@
 
 use openmls::prelude::tls_codec::DeserializeBytes as _;
 use openmls::prelude::{
-    MlsGroup, MlsMessageIn, OpenMlsProvider as _, ProcessedMessage, ProcessedMessageContent, StagedCommit,
+    MlsGroup, MlsMessageIn, OpenMlsProvider as _, ProcessedMessage, ProcessedMessageContent, Sender, StagedCommit,
 };
 use wardline_domain::conversation::chain_next;
 use wardline_domain::envelope::{Envelope, Epoch, MessageKind, Sequence};
@@ -12,6 +12,7 @@ use wardline_proto::reason::Reason;
 use super::message::Sequenced;
 use crate::content::{self, ContentId};
 use crate::core::Step;
+use crate::device_log::leaf::{self, Leaf, Standing, Stranger};
 use crate::error::{Error, mls};
 use crate::mls::group::{self, credential_of};
 use crate::store::conversations::{self, Conversation};
@@ -93,6 +94,8 @@ impl Step<'_> {
     fn take_own(&mut self, row: &Conversation, message: &Sequenced, envelope: &Envelope) -> Result<(), Error> {
         match envelope.kind {
             MessageKind::Application => self.take_own_content(row, message, envelope),
+            // The group is given up; the person decides about rejoining.
+            _ if row.status == ConversationStatus::Untrusted => self.keep(message, Stored::Commit),
             MessageKind::Commit => {
                 self.take_own_commit(row, envelope)?;
                 self.keep(message, Stored::Commit)
@@ -161,15 +164,49 @@ impl Step<'_> {
             };
         }
         self.keep(message, Stored::Commit)?;
-        match processed.map(ProcessedMessage::into_content) {
-            Ok(ProcessedMessageContent::StagedCommitMessage(staged)) => self.merge(row, &mut group, *staged),
-            other => {
-                if let Err(error) = other {
-                    tracing::warn!(%error, "a commit could not be processed; the device rejoins");
-                }
-                self.broken(row.id)
+        let processed = match processed {
+            Ok(processed) => processed,
+            Err(error) => {
+                tracing::warn!(%error, "a commit could not be processed; the device rejoins");
+                return self.broken(row.id);
+            }
+        };
+        let sender = processed.sender().clone();
+        let ProcessedMessageContent::StagedCommitMessage(staged) = processed.into_content() else {
+            return self.broken(row.id);
+        };
+        match self.stranger_of(&group, &sender, &staged)? {
+            Some(stranger) => self.untrusted(row.id, stranger),
+            None => {
+                let joiner = matches!(sender, Sender::NewMemberCommit).then_some((envelope.sender, envelope.device));
+                self.merge(row, &mut group, *staged, joiner)
             }
         }
+    }
+
+    /// A leaf that a commit would put into the tree without its user's device log vouching for it.
+    fn stranger_of(&self, group: &MlsGroup, sender: &Sender, staged: &StagedCommit) -> Result<Option<Stranger>, Error> {
+        // Out of the group, one gets no secrets that a stranger could share.
+        if staged.self_removed() {
+            return Ok(None);
+        }
+        let added = staged.add_proposals().map(|add| Leaf::of(add.add_proposal().key_package().leaf_node()));
+        let mut joining: Vec<Leaf> = added.collect();
+        let path = staged.update_path_leaf_node().map(Leaf::of);
+        match (sender, path) {
+            (Sender::Member(index), Some(path)) => {
+                if !group.member_at(*index).is_some_and(|member| path.is(&member)) {
+                    return Ok(Some(path.claimant()));
+                }
+            }
+            (Sender::Member(_), None) => {}
+            (_, path) => joining.extend(path),
+        }
+        // Ours make none, and it could change a leaf's key.
+        if let Some(update) = staged.update_proposals().next() {
+            return Ok(Some(Leaf::of(update.update_proposal().leaf_node()).claimant()));
+        }
+        leaf::stranger(&self.tx, self.me, u16::from(group.ciphersuite()), Standing::Joins, &joining)
     }
 
     /// Decrypts and verifies; the MLS message must carry the envelope and be by its sender.
@@ -192,8 +229,15 @@ impl Step<'_> {
         Ok(processed)
     }
 
-    fn merge(&mut self, row: &Conversation, group: &mut MlsGroup, staged: StagedCommit) -> Result<(), Error> {
-        let changed = changes(group, &staged);
+    fn merge(
+        &mut self,
+        row: &Conversation,
+        group: &mut MlsGroup,
+        staged: StagedCommit,
+        joiner: Option<(UserId, DeviceId)>,
+    ) -> Result<(), Error> {
+        let mut changed = changes(group, &staged);
+        changed.added.extend(joiner);
         let gone = staged.self_removed();
         let provider = self.provider();
         group.clear_pending_commit(provider.storage()).map_err(mls)?;

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod strangers;
+
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use crate::commit::Started;
 use crate::content::Outgoing;
 use crate::core::{Account, Core};
 use crate::device::{Durability, NewConversation};
+use crate::device_log::{DeviceLog, LoggedDevice};
 use crate::error::Error;
 use crate::failpoint::{Failpoints, Point};
 use crate::outbox::Work;
@@ -72,6 +76,20 @@ impl Server {
     }
 }
 
+thread_local! {
+    /// The directory of the test at hand, as every phone reads it before a step.
+    static LOGS: RefCell<BTreeMap<UserId, DeviceLog>> = RefCell::default();
+}
+
+/// Puts a device into its user's log, or changes it there.
+fn log(user: UserId, device: LoggedDevice) {
+    LOGS.with_borrow_mut(|logs| {
+        let log = logs.entry(user).or_default();
+        log.version += 1;
+        log.devices.insert(device.id, device);
+    });
+}
+
 /// A device and its feed.
 struct Phone {
     core: Core,
@@ -82,7 +100,15 @@ struct Phone {
 }
 
 impl Phone {
+    /// A device that its user's log has.
     fn new(user: u8) -> Self {
+        let phone = Self::ghost(user);
+        log(phone.who().0, phone.logged(true));
+        phone
+    }
+
+    /// A device that says it is the user's, and no log has it.
+    fn ghost(user: u8) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("device.sqlite");
         let dies = Arc::new(AtomicBool::new(false));
@@ -107,7 +133,27 @@ impl Phone {
         (self.core.identity.account.unwrap().user, self.core.identity.device)
     }
 
+    /// As its user's log has it, or would.
+    fn logged(&self, active: bool) -> LoggedDevice {
+        let me = &self.core.identity;
+        let mls_keys = vec![(self.who().0, me.suite, me.signer.to_public_vec())];
+        LoggedDevice { id: me.device, auth_key: me.auth.jwk(), mls_keys, active }
+    }
+
+    /// Reads all logs.
+    fn learn(&mut self) {
+        let logs = LOGS.with_borrow(Clone::clone);
+        let save = |step: &mut crate::core::Step<'_>| {
+            logs.iter().try_for_each(|(user, log)| crate::store::device_logs::save(&step.tx, *user, log))
+        };
+        // A phone whose failpoint is about to stop it has read them before.
+        if !self.dies.load(Ordering::Relaxed) {
+            self.core.step(save).unwrap();
+        }
+    }
+
     fn feed(&mut self, body: Body) -> Result<Applied, Error> {
+        self.learn();
         let event = Prepared { cursor: vec![self.cursor + 1], previous: vec![self.cursor], body };
         let applied = self.core.step(|step| step.apply(&[event]))?.value;
         self.cursor += u8::try_from(applied.events).unwrap();

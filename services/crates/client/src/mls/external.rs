@@ -14,12 +14,18 @@ use wardline_proto::v1;
 use super::group::{Built, delete, encode, group_state};
 use super::{config, join};
 use crate::core::Step;
+use crate::device_log::leaf::{self, Standing, Stranger};
 use crate::error::{Error, mls};
 use crate::store::conversations::Conversation;
 
 impl Step<'_> {
-    /// Replaces the local group by one that joins at `state`, and answers the commit that does it.
-    pub(crate) fn build_external(&mut self, row: &Conversation, state: &v1::GroupState) -> Result<Built, Error> {
+    /// Replaces the local group by one that joins at `state`, and answers the commit that does it; or a leaf of that group
+    /// that no device log vouches for. The caller's duty is then to delete the group.
+    pub(crate) fn build_external(
+        &mut self,
+        row: &Conversation,
+        state: &v1::GroupState,
+    ) -> Result<Result<Built, Stranger>, Error> {
         let clear = self.envelope(row, Epoch(state.epoch), MessageKind::ExternalCommit)?;
         let bytes = envelope::encode(&clear);
         let provider = self.provider();
@@ -46,12 +52,17 @@ impl Step<'_> {
             .map_err(mls)?
             .finalize(&provider)
             .map_err(mls)?;
+        // The tree that counts may have come in the GroupInfo: so the group's leaves are looked at, not those of `state`.
+        let suite = u16::from(group.ciphersuite());
+        if let Some(stranger) = leaf::stranger(&self.tx, self.me, suite, Standing::Stays, &leaf::of_group(&group))? {
+            return Ok(Err(stranger));
+        }
         let after = group_state(&provider, &group, self.me, row)?;
         let request = v1::CommitRequest {
             sealed: Some(v1::Sealed { envelope: bytes, mls_message: encode(bundle.commit())? }),
             welcome: bytes::Bytes::new(),
             group_state: Some(after),
         };
-        Ok(Built { message: clear.message, request, epoch: Epoch(state.epoch) })
+        Ok(Ok(Built { message: clear.message, request, epoch: Epoch(state.epoch) }))
     }
 }

@@ -75,12 +75,10 @@ pub(crate) fn check(
         return Err(Error::Untrusted("a key package of another device"));
     }
     let key = leaf.signature_key().as_slice();
-    let known = log.devices.get(&credential.device).is_some_and(|device| {
-        let listed = |(principal, of, held): &(UserId, u16, Vec<u8>)| {
-            *principal == credential.principal && *of == suite && held == key
-        };
-        device.active && device.mls_keys.iter().any(listed)
-    });
+    let known = log
+        .devices
+        .get(&credential.device)
+        .is_some_and(|device| device.active && device.has_mls_key(credential.principal, suite, key));
     if !known || package.ciphersuite() != config::suite(suite)? {
         return Err(Error::Untrusted("a key package whose key is not in the device log"));
     }

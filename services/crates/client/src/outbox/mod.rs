@@ -14,7 +14,7 @@ use wardline_proto::v1;
 
 use crate::content::{self, ContentId, Outgoing};
 use crate::core::{Identity, Step};
-use crate::error::Error;
+use crate::error::{Error, STRANGER};
 use crate::store::conversations::{self, Conversation};
 use crate::store::outbox::{self, Queued, Sealing, State};
 use crate::store::requests::{self, Request, Waiting};
@@ -51,8 +51,10 @@ impl Step<'_> {
     /// Saves content to be sent.
     pub(crate) fn queue(&mut self, conversation: ConversationId, outgoing: &Outgoing) -> Result<ContentId, Error> {
         let row = conversations::load(&self.tx, conversation)?.ok_or(Error::Invalid("no such conversation here"))?;
-        if row.status == ConversationStatus::Removed {
-            return Err(Error::Invalid("the device is no longer in the conversation"));
+        match row.status {
+            ConversationStatus::Removed => return Err(Error::Invalid("the device is no longer in the conversation")),
+            ConversationStatus::Untrusted => return Err(Error::Untrusted(STRANGER)),
+            _ => {}
         }
         let plain = content::encode(self.next_content(), self.clock.now(), &outgoing.body)?;
         outbox::queue(&self.tx, conversation, &plain, outgoing)?;
@@ -69,7 +71,9 @@ impl Step<'_> {
             ConversationStatus::Broken => Ok(Work::Rejoin),
             ConversationStatus::Removed => self.fail_all(conversation),
             ConversationStatus::Active => self.next_content_work(&row),
-            ConversationStatus::Creating | ConversationStatus::Joining => Ok(Work::Nothing),
+            ConversationStatus::Creating | ConversationStatus::Joining | ConversationStatus::Untrusted => {
+                Ok(Work::Nothing)
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use wardline_proto::v1::get_outcome_response::Outcome;
 
 use super::{Pending, Work};
 use crate::device::Inner;
+use crate::device_log::{follow, leaf};
 use crate::error::Error;
 use crate::failpoint::Point;
 use crate::store::{conversations, outbox, requests};
@@ -65,12 +66,12 @@ fn has_work(inner: &Arc<Inner>, conversation: ConversationId) -> bool {
 }
 
 fn may_work(connection: &rusqlite::Connection, conversation: ConversationId) -> Result<bool, Error> {
-    use crate::view::ConversationStatus::{Creating, Joining};
+    use crate::view::ConversationStatus::{Creating, Joining, Untrusted};
     if let Some(waiting) = requests::load(connection, conversation)? {
         return Ok(waiting.to_send);
     }
     let row = conversations::load(connection, conversation)?;
-    Ok(row.is_some_and(|row| !matches!(row.status, Creating | Joining)))
+    Ok(row.is_some_and(|row| !matches!(row.status, Creating | Joining | Untrusted)))
 }
 
 /// Does what there is to do, until there is nothing or a call failed for good.
@@ -205,7 +206,12 @@ async fn was_sequenced(inner: &Arc<Inner>, conversation: ConversationId, message
 
 async fn rejoin(inner: &Arc<Inner>, conversation: ConversationId) -> Result<(), Error> {
     match inner.rpc.group_state_patiently(conversation, None).await {
-        Ok(state) => inner.step(|step| step.commit_external(conversation, &state)),
+        Ok(state) => {
+            if let Ok(tree) = crate::mls::join::tree(&state) {
+                follow::learn(inner, &leaf::of_tree(&tree)).await?;
+            }
+            inner.step(|step| step.commit_external(conversation, &state))
+        }
         Err(error) if error.passes() => Err(error),
         Err(error) => {
             tracing::info!(%error, "a conversation cannot be rejoined");

@@ -24,12 +24,13 @@ pub(crate) struct Conversation {
     pub(crate) read: u64,
 }
 
-const STATUSES: [ConversationStatus; 5] = [
+const STATUSES: [ConversationStatus; 6] = [
     ConversationStatus::Creating,
     ConversationStatus::Active,
     ConversationStatus::Joining,
     ConversationStatus::Broken,
     ConversationStatus::Removed,
+    ConversationStatus::Untrusted,
 ];
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Conversation> {

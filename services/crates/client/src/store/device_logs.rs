@@ -34,12 +34,27 @@ pub(crate) fn load(connection: &Connection, user: UserId) -> Result<DeviceLog, E
     let mut devices = BTreeMap::new();
     for row in rows {
         let (id, auth_key, keys, active) = row?;
-        let keys: Vec<StoredKey> =
-            ciborium::from_reader(keys.as_slice()).map_err(|error| Error::Store(error.to_string()))?;
-        let mls_keys = keys.into_iter().map(|(user, suite, key)| (UserId::from_bytes(user), suite, key)).collect();
-        devices.insert(id, LoggedDevice { id, auth_key, mls_keys, active });
+        devices.insert(id, LoggedDevice { id, auth_key, mls_keys: parse_keys(&keys)?, active });
     }
     Ok(DeviceLog { version, hash: Digest::from_bytes(hash.0), devices })
+}
+
+/// One device of what was pinned of a user's log.
+pub(crate) fn device(connection: &Connection, user: UserId, device: DeviceId) -> Result<Option<LoggedDevice>, Error> {
+    let mut select = connection
+        .prepare_cached("SELECT auth_key, mls_keys, active FROM logged_devices WHERE user = ? AND device = ?")?;
+    let row = select
+        .query_row([user.as_bytes(), device.as_bytes()], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, bool>(2)?))
+        })
+        .optional()?;
+    let Some((auth_key, keys, active)) = row else { return Ok(None) };
+    Ok(Some(LoggedDevice { id: device, auth_key, mls_keys: parse_keys(&keys)?, active }))
+}
+
+fn parse_keys(stored: &[u8]) -> Result<Vec<(UserId, u16, Vec<u8>)>, Error> {
+    let keys: Vec<StoredKey> = ciborium::from_reader(stored).map_err(|error| Error::Store(error.to_string()))?;
+    Ok(keys.into_iter().map(|(user, suite, key)| (UserId::from_bytes(user), suite, key)).collect())
 }
 
 /// Pins a head. Never moves back: two checks that run side by side leave the further one.

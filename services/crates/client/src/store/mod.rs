@@ -3,6 +3,7 @@
 //! Deliberately absent: migration from other versions (there is one), and encryption of the file; the operating system's
 //! file encryption is the place for that.
 
+pub(crate) mod authority;
 pub(crate) mod conversations;
 pub(crate) mod device_logs;
 pub(crate) mod feed;

@@ -15,6 +15,9 @@ CREATE TABLE feed (
     resync INTEGER NOT NULL DEFAULT 0, packages_low INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO feed (one) VALUES (1);
+-- The tenant authority's keys, sorted, 32 bytes each; no row before they are first seen.
+CREATE TABLE authority (one INTEGER PRIMARY KEY CHECK (one = 1), keys BLOB NOT NULL) STRICT;
+-- What was verified of device logs, and their heads. A device's keys never change, so a row is good for ever but for `active`.
 CREATE TABLE device_logs (user BLOB PRIMARY KEY, version INTEGER NOT NULL, hash BLOB NOT NULL) STRICT;
 CREATE TABLE logged_devices (
     user BLOB NOT NULL, device BLOB NOT NULL, auth_key TEXT NOT NULL, mls_keys BLOB NOT NULL, active INTEGER NOT NULL,

@@ -40,6 +40,16 @@ struct State {
     acknowledged: HashMap<Who, u64>,
     reads: Vec<(Who, String, u64)>,
     sends: u64,
+    authority: Vec<Bytes>,
+    /// Users who are kept from others' device logs, and how often they have asked since.
+    kept_from_logs: HashMap<String, (Logs, u64)>,
+}
+
+/// What a user who is kept from device logs gets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Logs {
+    Unavailable,
+    Empty,
 }
 
 struct Group {
@@ -97,6 +107,25 @@ impl Naive {
     /// Messages the server was asked to send.
     pub(crate) fn sends(&self) -> u64 {
         self.state().sends
+    }
+
+    /// Keeps a user from others' device logs, or no longer.
+    pub(crate) fn keep_from_logs(&self, user: &str, how: Option<Logs>) {
+        let mut state = self.state();
+        state.kept_from_logs.remove(user);
+        if let Some(how) = how {
+            state.kept_from_logs.insert(user.to_owned(), (how, 0));
+        }
+    }
+
+    /// How often a user who is kept from device logs has asked for one.
+    pub(crate) fn asked_for_logs(&self, user: &str) -> u64 {
+        self.state().kept_from_logs.get(user).map_or(0, |(_, asked)| *asked)
+    }
+
+    /// The keys that the server says are the tenant authority's.
+    pub(crate) fn set_authority(&self, keys: &[[u8; 32]]) {
+        self.state().authority = keys.iter().map(|key| Bytes::copy_from_slice(key)).collect();
     }
 
     /// Whether a device's read mark came up to `sequence`.
@@ -157,7 +186,8 @@ impl Naive {
 #[tonic::async_trait]
 impl SessionService for Naive {
     async fn get_server_info(&self, _: Request<v1::GetServerInfoRequest>) -> Answer<v1::GetServerInfoResponse> {
-        Ok(Response::new(v1::GetServerInfoResponse { suites: vec![1], ..Default::default() }))
+        let authority_keys = self.state().authority.clone();
+        Ok(Response::new(v1::GetServerInfoResponse { suites: vec![1], authority_keys, ..Default::default() }))
     }
 
     async fn create_session(&self, request: Request<v1::CreateSessionRequest>) -> Answer<v1::CreateSessionResponse> {
@@ -240,9 +270,16 @@ impl DirectoryService for Naive {
     }
 
     async fn list_device_log(&self, request: Request<v1::ListDeviceLogRequest>) -> Answer<v1::ListDeviceLogResponse> {
-        who(&request)?;
+        let (caller, _) = who(&request)?;
         let request = request.into_inner();
-        let state = self.state();
+        let mut state = self.state();
+        if let Some((how, asked)) = state.kept_from_logs.get_mut(&caller) {
+            *asked += 1;
+            return match how {
+                Logs::Unavailable => Err(refuse(Reason::Unavailable, &[])),
+                Logs::Empty => Ok(Response::new(v1::ListDeviceLogResponse::default())),
+            };
+        }
         let entries = state.logs.get(&request.user_id).into_iter().flatten();
         let entries = entries.filter(|entry| entry.version > request.after_version).cloned().collect();
         Ok(Response::new(v1::ListDeviceLogResponse { entries }))
