@@ -159,8 +159,10 @@ async fn describe(
     caller: &DeviceCaller,
     conversations: Vec<ConversationId>,
 ) -> Result<Vec<v1::ListedConversation>, Failure> {
+    // Never from the cache: a device that resyncs takes the list for the truth, gives up a group that it has no leaf in and
+    // asks for history through this sequence only.
     let seen = conversations.into_iter().map(|conversation| async move {
-        let seen = edge.owner.members.get(conversation).await?;
+        let seen = edge.owner.members.reload(conversation).await?;
         Ok::<_, Failure>(seen.map(|seen| listed(conversation, caller, &seen)))
     });
     futures::stream::iter(seen).buffered(AT_ONCE).try_filter_map(|listed| async move { Ok(listed) }).try_collect().await
