@@ -10,7 +10,7 @@ use wardline_domain::conversation::{
     CommitEffects, Conversation, Outcome, OutcomeKey, PriorOutcome, Rejection, Sequenced,
 };
 use wardline_domain::partition::PartitionCount;
-use wardline_domain::record::{Body, Record, Submission};
+use wardline_domain::record::{Body, Control, Record, Submission};
 use wardline_domain::roster::{Audience, Roster, RosterDelta};
 use wardline_log::Headers;
 use wardline_proto::convert::ids::{bytes16, bytes32};
@@ -54,12 +54,16 @@ impl Applied<'_> {
                 self.members(delta);
                 None
             }
-            (Outcome::Changed { delta, audience }, _) => {
+            (Outcome::Changed { delta, audience }, body) => {
                 if let Some(delta) = delta {
                     self.members(delta);
                 }
                 let to = self.grouping(frame, audience);
                 let changed = self.conversation_changed();
+                // Whoever left is not of the audience any more: this is the last that the user's devices hear of it.
+                if let Body::Control(Control::UserLeft { user }) = body {
+                    self.tell(Arc::new(Grouping::of_user(*user, frame.feeds)), changed.clone());
+                }
                 self.tell(to, changed);
                 None
             }
