@@ -16,10 +16,13 @@ use wardline_runtime::members::Seen;
 use wardline_store::conversations::{OutcomeResult, OutcomeRow};
 
 use crate::Inner;
+use crate::outcome::Pauses;
 
 const MEMBERS_PAGE: usize = 500;
 const MEMBERS_PAGE_MAX: usize = 5_000;
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How far the head may be behind what devices have been told.
+const HEAD_LAG: Duration = Duration::from_secs(5);
 
 /// A conversation for the wire.
 pub(crate) fn conversation(id: ConversationId, seen: &Seen) -> v1::Conversation {
@@ -106,7 +109,7 @@ impl Inner {
         request: &v1::GetGroupStateRequest,
     ) -> Result<v1::GetGroupStateResponse, Refusal> {
         let id = ids::conversation(&request.conversation_id, "conversation_id")?;
-        let seen = self.fresh(id, caller).await?;
+        let seen = self.at_epoch(id, caller, request.epoch).await?;
         let state = seen.head.group_state;
         if request.epoch.is_some_and(|epoch| epoch != state.epoch.0) {
             return Err(Refusal::new(Reason::NotFound).with("epoch", state.epoch.0.to_string()));
@@ -120,6 +123,19 @@ impl Inner {
                 sealed_group_data: self.blob(id, state.sealed_group_data).await?,
             }),
         })
+    }
+
+    /// The conversation as it is now, or as soon as its head has come to `epoch`: Welcomes leave before their head is written,
+    /// and who is told that there is no such epoch joins by a commit that nobody needs.
+    async fn at_epoch(&self, id: ConversationId, caller: DeviceCaller, epoch: Option<u64>) -> Result<Seen, Refusal> {
+        let mut pauses = Pauses::within(HEAD_LAG);
+        loop {
+            let seen = self.fresh(id, caller).await?;
+            let behind = epoch.is_some_and(|epoch| seen.head.group_state.epoch.0 < epoch);
+            if !behind || !pauses.pause().await {
+                return Ok(seen);
+            }
+        }
     }
 
     async fn blob(&self, conversation: ConversationId, blob: BlobRef) -> Result<bytes::Bytes, Refusal> {
