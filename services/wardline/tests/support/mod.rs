@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
+use wardline::node::NodeOptions;
 use wardline_client::{
     ContentId, ConversationId, Device, DeviceId, Endpoints, Error, Failpoints, HistoryEntry, NewConversation, Options,
     UserId,
@@ -18,6 +19,8 @@ use wardline_proto::v1::attach_request::Frame as Up;
 use wardline_proto::v1::conversation_service_client::ConversationServiceClient;
 use wardline_proto::v1::delivery_service_client::DeliveryServiceClient;
 use wardline_proto::v1::receipt_service_client::ReceiptServiceClient;
+use wardline_registry::Rate;
+use wardline_testbed::cluster::Cluster;
 use wardline_testbed::forwarder::Forwarder;
 use wardline_testbed::ledger::{Held, Ledger};
 use wardline_testbed::people::{PATIENCE, People, Person};
@@ -84,6 +87,14 @@ impl Member {
         let device = people.reopen(&person, &file, failpoints).expect("a device's file opens");
         Self { person, device, file }
     }
+}
+
+/// A cluster that lets people be added to as many conversations as a test makes of them.
+pub(crate) async fn unmetered() -> Cluster {
+    let limits = |options: &mut NodeOptions| {
+        options.directory_limits.claims_of_user_by_one = Rate { burst: 1_000_000, per_second: 1_000_000 };
+    };
+    Cluster::start_with(1, limits).await.expect("a cluster starts")
 }
 
 /// A new person with one device, attached.
