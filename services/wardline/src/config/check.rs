@@ -29,10 +29,8 @@ pub(super) fn possible(config: &Config) -> Vec<(String, String)> {
     if config.link.server_name.is_some() && config.link.ca_file.is_none() {
         refuse("link.server_name", "needs link.ca_file");
     }
-    if let Some(advertise) = &config.link.advertise {
-        if let Some(why) = not_an_origin(advertise) {
-            refuse("link.advertise", why);
-        }
+    if let Some(why) = config.link.advertise.as_deref().and_then(not_an_origin) {
+        refuse("link.advertise", why);
     }
     if tracing_subscriber::EnvFilter::try_new(&config.diagnostics.filter).is_err() {
         refuse("diagnostics.filter", "is not a list of directives such as `info,wardline_fanout=debug`");
@@ -76,6 +74,7 @@ fn listeners(config: &Config) -> Vec<(String, String)> {
 fn issuers(issuers: &[Issuer]) -> Vec<(String, String)> {
     let mut problems = Vec::new();
     let mut urls = HashSet::new();
+    let mut tenants = HashSet::new();
     for (index, issuer) in issuers.iter().enumerate() {
         let mut refuse = |key: &str, why: &str| problems.push((format!("issuers[{index}].{key}"), why.to_owned()));
         if let Some(why) = not_an_issuer(&issuer.url) {
@@ -83,6 +82,10 @@ fn issuers(issuers: &[Issuer]) -> Vec<(String, String)> {
         }
         if !urls.insert(issuer.url.as_str()) {
             refuse("url", "another issuer has this URL");
+        }
+        // A user is known by tenant and `sub`: a second issuer could name the first one's users.
+        if issuer.tenant.is_some_and(|tenant| !tenants.insert(tenant)) {
+            refuse("tenant", "another issuer has this tenant, and a tenant has one issuer");
         }
         if issuer.audience.is_empty() {
             refuse("audience", "must not be empty");
@@ -175,5 +178,27 @@ impl Config {
         let absent = keys.into_iter().filter(|(_, file, _)| file.is_none());
         lacking.extend(absent.map(|(key, _, what)| Lacking::Key { key, what }));
         if lacking.is_empty() { Ok(()) } else { Err(Refused(lacking)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_has_one_issuer_and_operators_may_have_several() {
+        let issuer = |name: &str, tenant: Option<u8>| Issuer {
+            url: format!("https://{name}.example"),
+            tenant: tenant.map(|tenant| wardline_domain::TenantId::from_bytes([tenant; 16])),
+            jwks_file: "jwks.json".into(),
+            audience: "wardline".into(),
+            scopes: if tenant.is_some() { Vec::new() } else { vec![Scope::Operator] },
+        };
+        let apart = [issuer("a", Some(1)), issuer("b", Some(2)), issuer("c", None), issuer("d", None)];
+        assert_eq!(issuers(&apart), []);
+        let both = [issuer("a", Some(1)), issuer("c", None), issuer("b", Some(1))];
+        let problems = issuers(&both);
+        let keys: Vec<&str> = problems.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["issuers[2].tenant"]);
     }
 }
