@@ -110,9 +110,14 @@ impl FeedEvent {
         }
     }
 
-    /// About how much memory it holds.
+    /// About how much memory it holds, or may come to hold: what is supplied later counts from the start, so that this
+    /// never changes.
     pub(crate) fn cost(&self) -> usize {
-        self.wire_message().map_or(256, |message| 256 + message.envelope.len() + message.mls_message.len())
+        256 + match &self.wire {
+            Wire::Message(message) if message.by_reference => INLINE_BYTES,
+            Wire::Message(message) => message.envelope.len() + message.mls_message.len(),
+            _ => 0,
+        }
     }
 
     /// The message to read before [`FeedEvent::ready`] has a body.
@@ -129,16 +134,10 @@ impl FeedEvent {
         }
     }
 
-    /// What [`FeedEvent::wants_message`] asked for; `None` when the store has it no more.
-    pub(crate) fn supply(&self, row: Option<&MessageRow>) {
-        let Some(message) = self.wire_message() else { return };
-        let Some(delivered) = self.delivered else { return };
-        let built = match row {
-            Some(row) => message_of(row),
-            None => reference(delivered, Timestamp::from_micros(message.accepted_at_us)),
-        };
+    /// What [`FeedEvent::wants_message`] asked for.
+    pub(crate) fn supply(&self, row: &MessageRow) {
         // Whoever came first built the same.
-        let _ = self.message.set(built);
+        let _ = self.message.set(message_of(row));
     }
 
     /// The body for a device, when it takes no reading. Ciphertext shares its buffer.
@@ -169,13 +168,6 @@ impl FeedEvent {
                 Body::KeyPackagesLow(v1::KeyPackagesLow { suite: low.suite, available: low.available })
             }
         })
-    }
-
-    const fn wire_message(&self) -> Option<&wire::FeedMessage> {
-        match &self.wire {
-            Wire::Message(message) => Some(message),
-            _ => None,
-        }
     }
 }
 
@@ -226,16 +218,6 @@ fn inline(message: &wire::FeedMessage, delivered: Delivered) -> v1::Message {
         envelope: message.envelope.clone(),
         body: Some(body_of(delivered.sequence, &message.envelope, &message.mls_message)),
         accept_time: Some(time::to_wire(Timestamp::from_micros(message.accepted_at_us))),
-    }
-}
-
-fn reference(delivered: Delivered, accepted_at: Timestamp) -> v1::Message {
-    v1::Message {
-        conversation_id: delivered.conversation.to_string(),
-        sequence: delivered.sequence.0,
-        body: Some(v1::message::Body::BlobRef(blob_ref(delivered.sequence))),
-        accept_time: Some(time::to_wire(accepted_at)),
-        ..Default::default()
     }
 }
 

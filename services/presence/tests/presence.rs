@@ -10,7 +10,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use wardline_domain::Timestamp;
 use wardline_domain::conversation::Head;
-use wardline_domain::envelope::{Epoch, Generation, MessageKind, Sealed, Sequence};
+use wardline_domain::envelope::{Epoch, Generation, Sequence};
 use wardline_domain::record::{BlobRef, ConversationKind, GroupStateRef, Policy};
 use wardline_domain::{Digest, Position};
 use wardline_log::Topic;
@@ -19,7 +19,7 @@ use wardline_proto::internal::v1::presence_link_service_client::PresenceLinkServ
 use wardline_proto::v1;
 use wardline_proto::v1::attach_request::Frame as Up;
 use wardline_proto::v1::attach_response::Frame as Down;
-use wardline_store::conversations::{HeadRow, MembershipRow, MessageRow, RowBatch};
+use wardline_store::conversations::{HeadRow, MembershipRow, RowBatch};
 use world::{PATIENCE, World, conversation, device_of, reason, user};
 
 fn dense(through: u64) -> Vec<u64> {
@@ -215,6 +215,34 @@ async fn acknowledgements_become_receipts() {
     let again = world.client(&node, 1).await.attach(cursor, 0).await;
     receipts.until(|_, report| report.delivered == 4).await;
     drop(again);
+    node.stop().await;
+}
+
+/// The law: an event whose message is not stored yet goes to nobody before it is, and then whole.
+#[tokio::test]
+async fn a_message_that_is_stored_late_arrives_whole() {
+    let world = World::new().await;
+    let node = world.node(|_| {}).await;
+    let mut device = world.client(&node, 1).await.attach(Bytes::new(), 0).await;
+    device.until(|frame| matches!(frame, Down::CaughtUp(_))).await;
+    let message = wire::FeedMessage {
+        conversation_id: Bytes::copy_from_slice(conversation(7).as_bytes()),
+        sequence: 1,
+        sender_user_id: Bytes::from_static(&[77; 16]),
+        sender_device_id: Bytes::from_static(&[78; 16]),
+        by_reference: true,
+        ..Default::default()
+    };
+    world.event(1, Vec::new(), wire::feed_event_record::Event::Message(message), 1).await;
+    // What somebody else in the partition gets after it says that the owner has come to it.
+    let neighbour = (2..).find(|other| world.partition_of(*other) == world.partition_of(1)).unwrap();
+    world.message(neighbour, 2, world.clock.now()).await;
+    world.client(&node, neighbour).await.attach(Bytes::new(), 0).await.read_through(2).await;
+    world.stored(1, 1000, world.clock.now()).await;
+    let Down::Events(events) = device.until(|frame| matches!(frame, Down::Events(_))).await else { return };
+    let Some(v1::event::Body::Message(message)) = &events.events[0].body else { panic!("no message") };
+    assert_eq!(message.chain_hash, Bytes::from_static(&[1; 32]));
+    assert!(matches!(&message.body, Some(v1::message::Body::MlsMessage(bytes)) if bytes.len() == 1000));
     node.stop().await;
 }
 
@@ -460,7 +488,7 @@ async fn references_are_read_from_the_store() {
     let mut live = client.attach(Bytes::new(), 0).await;
     live.until(|frame| matches!(frame, Down::CaughtUp(_))).await;
     for (sequence, bytes) in [(1, 1000), (2, 300 << 10)] {
-        stored(&world, sequence, bytes).await;
+        world.stored(sequence, bytes, world.clock.now()).await;
         let message = wire::FeedMessage {
             conversation_id: Bytes::copy_from_slice(conversation(7).as_bytes()),
             sequence,
@@ -487,19 +515,4 @@ async fn references_are_read_from_the_store() {
         assert!(matches!(&bodies[1], v1::message::Body::BlobRef(name) if name == "m:2"));
     }
     node.stop().await;
-}
-
-async fn stored(world: &World, sequence: u64, bytes: usize) {
-    let message = MessageRow {
-        conversation: conversation(7),
-        sequence: Sequence(sequence),
-        chain: Digest::of(b""),
-        sender: user(77),
-        device: device_of(78),
-        kind: MessageKind::Application,
-        accepted_at: world.clock.now(),
-        position: Position::from_u64(sequence),
-        sealed: Sealed { envelope: Bytes::from_static(b"envelope"), mls_message: Bytes::from(vec![0; bytes]) },
-    };
-    world.stores.conversations.put_rows(&RowBatch { messages: vec![message], ..RowBatch::default() }).await.unwrap();
 }

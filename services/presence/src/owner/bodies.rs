@@ -47,15 +47,28 @@ impl Bodies {
         Self { stores, joiners: Cache::new(JOINERS_CACHED) }
     }
 
-    /// Supplies the messages that these events name.
+    /// Supplies the messages that these events name, those that are there. A row may come after the event that names it:
+    /// after a power cut the log may stand before the store, until fanout has folded the rest again. So a missing one is
+    /// always waited for; nothing removes messages. A retention task that does must let an event go without its message
+    /// only where the head is at or above its sequence and the row's store partition was dropped.
+    ///
+    /// # Errors
+    /// `NotApplied` with cause `Unavailable` while a message is not there: try again after a pause that grows.
     pub(crate) async fn supply(&self, events: impl Iterator<Item = &FeedEvent>) -> Result<(), Failure> {
         let wanting: Vec<(&FeedEvent, _)> = events.filter_map(|event| Some((event, event.wants_message()?))).collect();
+        let mut missing = false;
         for chunk in wanting.chunks(MESSAGES_AT_ONCE) {
             let keys: Vec<_> = chunk.iter().map(|(_, key)| *key).collect();
             let rows = self.stores.conversations.messages_at(&keys).await?;
             for ((event, _), row) in chunk.iter().zip(rows) {
-                event.supply(row.as_ref());
+                match row {
+                    Some(row) => event.supply(&row),
+                    None => missing = true,
+                }
             }
+        }
+        if missing {
+            return Err(Failure::NotApplied(Cause::unavailable("a message is not in the store yet")));
         }
         Ok(())
     }
@@ -129,4 +142,70 @@ impl Bodies {
 /// The suite stands behind version and wire format, two bytes each.
 fn suite_of(welcome: &Bytes) -> u16 {
     welcome.get(4..6).and_then(|suite| suite.try_into().ok()).map_or(0, u16::from_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use wardline_domain::envelope::{MessageKind, Sealed, Sequence};
+    use wardline_domain::failure::CauseKind;
+    use wardline_domain::{Position, Timestamp};
+    use wardline_proto::internal::v1::feed_event_record::Event;
+    use wardline_store::conversations::{MessageRow, RowBatch};
+
+    use super::*;
+
+    const CONVERSATION: ConversationId = ConversationId::from_bytes([7; 16]);
+
+    fn named(sequence: u64) -> FeedEvent {
+        let message = wire::FeedMessage {
+            conversation_id: Bytes::copy_from_slice(CONVERSATION.as_bytes()),
+            sequence,
+            sender_user_id: Bytes::from_static(&[1; 16]),
+            sender_device_id: Bytes::from_static(&[2; 16]),
+            by_reference: true,
+            ..Default::default()
+        };
+        FeedEvent::parse(Event::Message(message)).unwrap()
+    }
+
+    async fn store(stores: &Stores, sequence: u64) {
+        let message = MessageRow {
+            conversation: CONVERSATION,
+            sequence: Sequence(sequence),
+            chain: Digest::of(b"chain"),
+            sender: UserId::from_bytes([1; 16]),
+            device: DeviceId::from_bytes([2; 16]),
+            kind: MessageKind::Application,
+            accepted_at: Timestamp::default(),
+            position: Position::from_u64(sequence),
+            sealed: Sealed { envelope: Bytes::from_static(b"envelope"), mls_message: Bytes::from_static(b"sealed") },
+        };
+        stores.conversations.put_rows(&RowBatch { messages: vec![message], ..RowBatch::default() }).await.unwrap();
+    }
+
+    fn chain(event: &FeedEvent) -> Option<Bytes> {
+        match event.ready()? {
+            Body::Message(message) => Some(message.chain_hash),
+            _ => None,
+        }
+    }
+
+    /// The law: an event whose message is not there yet gets no body, whatever else is there, and the whole one later.
+    #[tokio::test]
+    async fn a_message_that_is_not_there_yet_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let stores = wardline_store::embedded::open(dir.path()).unwrap();
+        let bodies = Bodies::new(stores.clone());
+        let events = [named(1), named(2)];
+        store(&stores, 2).await;
+        let failure = bodies.supply(events.iter()).await.unwrap_err();
+        assert!(matches!(&failure, Failure::NotApplied(cause) if cause.kind == CauseKind::Unavailable), "{failure}");
+        assert!(chain(&events[0]).is_none());
+        assert!(chain(&events[1]).is_some());
+        store(&stores, 1).await;
+        bodies.supply(events.iter()).await.unwrap();
+        assert_eq!(chain(&events[0]).unwrap(), Digest::of(b"chain").as_bytes().as_slice());
+    }
 }

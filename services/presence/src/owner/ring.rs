@@ -130,3 +130,60 @@ impl Ring {
         self.entries.back().map_or(self.floor, |entry| entry.position)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use bytes::Bytes;
+    use wardline_domain::envelope::{MessageKind, Sealed, Sequence};
+    use wardline_domain::{ConversationId, Digest, Timestamp};
+    use wardline_proto::internal::v1 as wire;
+    use wardline_store::conversations::MessageRow;
+
+    use super::*;
+    use crate::event::INLINE_BYTES;
+
+    fn named(position: u64) -> Arc<Entry> {
+        let message = wire::FeedMessage {
+            conversation_id: Bytes::from_static(&[7; 16]),
+            sequence: position,
+            sender_user_id: Bytes::from_static(&[1; 16]),
+            sender_device_id: Bytes::from_static(&[2; 16]),
+            by_reference: true,
+            ..Default::default()
+        };
+        let event = FeedEvent::parse(wire::feed_event_record::Event::Message(message)).unwrap();
+        let position = Position::from_u64(position);
+        Arc::new(Entry { position, event: Arc::new(event), recipients: Vec::new() })
+    }
+
+    fn supply(entry: &Entry) {
+        entry.event.supply(&MessageRow {
+            conversation: ConversationId::from_bytes([7; 16]),
+            sequence: Sequence(entry.position.as_u64()),
+            chain: Digest::of(b""),
+            sender: UserId::from_bytes([1; 16]),
+            device: DeviceId::from_bytes([2; 16]),
+            kind: MessageKind::Application,
+            accepted_at: Timestamp::default(),
+            position: entry.position,
+            sealed: Sealed { envelope: Bytes::new(), mls_message: Bytes::from(vec![0; INLINE_BYTES]) },
+        });
+    }
+
+    /// The law: bodies that come after their event are within the ring's bytes, and the count of them never goes astray.
+    #[test]
+    fn bodies_that_come_later_are_within_the_bytes() {
+        const BODIES: usize = 4;
+        let mut ring = Ring::new(Position::default(), 1000, BODIES * (INLINE_BYTES + 256));
+        for position in 1..=20 {
+            let entry = named(position);
+            assert!(ring.push(Arc::clone(&entry)));
+            supply(&entry);
+            assert!(ring.entries.len() <= BODIES);
+        }
+        ring.reset(Position::from_u64(20));
+        assert_eq!((ring.entries.len(), ring.bytes), (0, 0));
+    }
+}

@@ -20,7 +20,8 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Status, Streaming};
 use tonic_types::StatusExt as _;
-use wardline_domain::{ConversationId, DeviceId, Digest, TenantId, Timestamp, UserId};
+use wardline_domain::envelope::{MessageKind, Sealed, Sequence};
+use wardline_domain::{ConversationId, DeviceId, Digest, Position, TenantId, Timestamp, UserId};
 use wardline_log::{Event, EventLog, FetchLimits, Group, NewRecord, Partition, Start, Subscription, Topic};
 use wardline_presence::{Deps, LinkKey, Options, Presence};
 use wardline_proto::internal::v1 as wire;
@@ -38,6 +39,7 @@ use wardline_runtime::revocations::Revocations;
 use wardline_runtime::session::SessionKeys;
 use wardline_runtime::{Caller, Clock};
 use wardline_store::Stores;
+use wardline_store::conversations::{MessageRow, RowBatch};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const TENANT: TenantId = TenantId::from_bytes([9; 16]);
@@ -140,13 +142,30 @@ impl World {
         self.log.append(permit, Partition { topic, index }, vec![record]).await.unwrap();
     }
 
-    /// What fanout appends for a message.
+    /// What fanout stores for a message, before it appends.
+    pub async fn stored(&self, sequence: u64, bytes: usize, accepted_at: Timestamp) {
+        let message = MessageRow {
+            conversation: conversation(7),
+            sequence: Sequence(sequence),
+            chain: Digest::from_bytes([1; 32]),
+            sender: user(77),
+            device: DeviceId::from_bytes([78; 16]),
+            kind: MessageKind::Application,
+            accepted_at,
+            position: Position::from_u64(sequence),
+            sealed: Sealed { envelope: Bytes::from_static(b"envelope"), mls_message: Bytes::from(vec![0; bytes]) },
+        };
+        self.stores.conversations.put_rows(&RowBatch { messages: vec![message], ..RowBatch::default() }).await.unwrap();
+    }
+
+    /// What fanout stores and appends for a message.
     pub async fn message(&self, to: u8, sequence: u64, accepted_at: Timestamp) {
         self.message_from(to, sequence, accepted_at, sequence).await;
     }
 
     /// The same with another source position.
     pub async fn message_from(&self, to: u8, sequence: u64, accepted_at: Timestamp, source_position: u64) {
+        self.stored(sequence, 256, accepted_at).await;
         let message = wire::FeedMessage {
             conversation_id: Bytes::copy_from_slice(conversation(7).as_bytes()),
             sequence,
