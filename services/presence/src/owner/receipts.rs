@@ -50,7 +50,8 @@ struct Pending {
 
 #[derive(Debug, Default)]
 struct Report {
-    devices: BTreeMap<(UserId, DeviceId), Progress>,
+    /// In the order in which they are to be applied, never none.
+    devices: BTreeMap<(UserId, DeviceId), Vec<Progress>>,
     senders: BTreeSet<UserId>,
 }
 
@@ -112,13 +113,13 @@ impl Receipts {
     pub(crate) fn delivered(&self, from: Reporter, at: Position, messages: &[Delivered]) {
         let mut pending = self.lock();
         for message in messages {
-            let (progress, senders) = pending.progress(from, message.conversation);
             match message.sender {
                 Some(sender) => {
+                    let (progress, senders) = pending.progress(from, message.conversation);
                     progress.delivered = progress.delivered.max(message.sequence.0);
                     senders.insert(sender);
                 }
-                None => progress.skipped_through = progress.skipped_through.max(message.sequence.0),
+                None => pending.skip(from, message.conversation, message.sequence),
             }
         }
         let cursor = pending.cursors.entry((from.user, from.device)).or_insert(at);
@@ -139,8 +140,7 @@ impl Receipts {
     pub(crate) fn skipped(&self, from: Reporter, at: Position, through: &[(ConversationId, Sequence)]) {
         let mut pending = self.lock();
         for (conversation, sequence) in through {
-            let (progress, _) = pending.progress(from, *conversation);
-            progress.skipped_through = progress.skipped_through.max(sequence.0);
+            pending.skip(from, *conversation, *sequence);
         }
         let cursor = pending.cursors.entry((from.user, from.device)).or_insert(at);
         *cursor = at.max(*cursor);
@@ -284,18 +284,35 @@ impl Pending {
         self.conversations.is_empty() && self.cursors.is_empty()
     }
 
+    /// The device's latest progress.
     fn progress(&mut self, from: Reporter, conversation: ConversationId) -> (&mut Progress, &mut BTreeSet<UserId>) {
         let report = self.conversations.entry((from.partition, conversation)).or_default();
-        if !report.devices.contains_key(&(from.user, from.device)) {
+        let device = report.devices.entry((from.user, from.device)).or_insert_with(|| {
+            self.entries += 1;
+            vec![Progress::default()]
+        });
+        (device.last_mut().expect("a device that is named has progress"), &mut report.senders)
+    }
+
+    /// The device passes over what lies above its delivered watermark. A record's skip is applied before its `delivered`, so
+    /// what was delivered before the skip stands in a record of its own, before it.
+    fn skip(&mut self, from: Reporter, conversation: ConversationId, through: Sequence) {
+        let (progress, _) = self.progress(from, conversation);
+        if progress.delivered == 0 {
+            progress.skipped_through = progress.skipped_through.max(through.0);
+        } else if progress.delivered < through.0 {
+            let after = Progress { skipped_through: through.0, ..Progress::default() };
+            let report = self.conversations.entry((from.partition, conversation)).or_default();
+            report.devices.entry((from.user, from.device)).or_default().push(after);
             self.entries += 1;
         }
-        (report.devices.entry((from.user, from.device)).or_default(), &mut report.senders)
     }
 }
 
 impl Report {
     fn record(&self, conversation: ConversationId, now: u64) -> wire::ReceiptRecord {
-        let devices = self.devices.iter().map(|((user, device), progress)| wire::DeviceReceiptRecord {
+        let each = self.devices.iter().flat_map(|(device, all)| all.iter().map(move |progress| (device, progress)));
+        let devices = each.map(|((user, device), progress)| wire::DeviceReceiptRecord {
             user_id: ids::bytes16(user.as_bytes()),
             device_id: ids::bytes16(device.as_bytes()),
             delivered: progress.delivered,
@@ -308,5 +325,69 @@ impl Report {
             devices: devices.collect(),
             sender_user_ids: self.senders.iter().map(|user| Bytes::copy_from_slice(user.as_bytes())).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const CONVERSATION: ConversationId = ConversationId::from_bytes([7; 16]);
+    const FROM: Reporter =
+        Reporter { partition: 0, user: UserId::from_bytes([1; 16]), device: DeviceId::from_bytes([2; 16]) };
+
+    async fn receipts(dir: &std::path::Path) -> Receipts {
+        let options = wardline_log::embedded::Options::small(&dir.join("log"));
+        let log = wardline_log::embedded::open(options).await.unwrap();
+        let stores = wardline_store::embedded::open(&dir.join("store")).unwrap();
+        Receipts::new(log, stores.feeds, Clock::system(), Limits::default(), Timings::default())
+    }
+
+    fn message(sequence: u64) -> Delivered {
+        let sender = Some(UserId::from_bytes([9; 16]));
+        Delivered { conversation: CONVERSATION, sequence: Sequence(sequence), sender }
+    }
+
+    fn welcome(sequence: u64) -> Delivered {
+        Delivered { conversation: CONVERSATION, sequence: Sequence(sequence), sender: None }
+    }
+
+    /// (delivered, read, skipped through) of each of the device's records, in order.
+    fn reported(receipts: &Receipts) -> Vec<(u64, u64, u64)> {
+        let records = receipts.records(&receipts.lock());
+        let records = records.into_iter().flat_map(|(_, records)| records);
+        let records = records.flat_map(|record| wire::ReceiptRecord::decode(record.payload).unwrap().devices);
+        records.map(|device| (device.delivered, device.read, device.skipped_through)).collect()
+    }
+
+    /// The law: what was delivered before a skip of the same flush is not said to be skipped. A record's skip is applied
+    /// first, so the earlier deliveries have a record of their own before it.
+    #[tokio::test]
+    async fn what_was_delivered_before_a_skip_stands_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let receipts = receipts(dir.path()).await;
+        let at = Position::from_u64;
+        receipts.delivered(FROM, at(1), &[message(4), message(5), welcome(9), message(10)]);
+        assert_eq!(reported(&receipts), [(5, 0, 0), (10, 0, 9)]);
+        receipts.read(FROM, CONVERSATION, Sequence(10), &[]);
+        receipts.skipped(FROM, at(2), &[(CONVERSATION, Sequence(20))]);
+        receipts.delivered(FROM, at(3), &[message(21)]);
+        assert_eq!(reported(&receipts), [(5, 0, 0), (10, 10, 9), (21, 0, 20)]);
+        assert_eq!(receipts.lock().entries, 3);
+    }
+
+    /// A skip that nothing was delivered before needs no record of its own, nor does one that passes over nothing.
+    #[tokio::test]
+    async fn a_skip_shares_a_record_where_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let receipts = receipts(dir.path()).await;
+        let at = Position::from_u64;
+        receipts.delivered(FROM, at(1), &[welcome(9)]);
+        receipts.skipped(FROM, at(2), &[(CONVERSATION, Sequence(12))]);
+        receipts.delivered(FROM, at(3), &[message(13)]);
+        receipts.skipped(FROM, at(4), &[(CONVERSATION, Sequence(13))]);
+        assert_eq!(reported(&receipts), [(13, 0, 12)]);
     }
 }
