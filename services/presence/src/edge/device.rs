@@ -34,7 +34,9 @@ use super::Edge;
 use super::links::Lane;
 use super::route::{Lost, lost};
 use super::streams::{Cut, Entered, enter};
+use super::upward::Upward;
 use crate::cursor;
+use crate::owner::reads;
 
 /// How long a device may take to read that the server drains.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
@@ -43,7 +45,7 @@ const FRAMES_DOWN: usize = 8;
 /// How long a device may take to send Start.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 /// Read marks kept to be repeated to the next owner.
-const READS_KEPT: usize = 256;
+const READS_KEPT: usize = reads::WAITING_A_DEVICE;
 
 type Sender = mpsc::Sender<Result<AttachResponse, Status>>;
 type Permit<'a> = Result<mpsc::Permit<'a, Result<AttachResponse, Status>>, mpsc::error::SendError<()>>;
@@ -164,7 +166,7 @@ struct Device<'a> {
     reads: BTreeMap<ConversationId, AttachRead>,
     warned: bool,
     frames_down: VecDeque<AttachResponse>,
-    frames_up: VecDeque<AttachRequest>,
+    frames_up: Upward,
 }
 
 impl<'a> Device<'a> {
@@ -184,7 +186,7 @@ impl<'a> Device<'a> {
             reads: BTreeMap::new(),
             warned: false,
             frames_down: VecDeque::new(),
-            frames_up: VecDeque::new(),
+            frames_up: Upward::default(),
         })
     }
 
@@ -239,7 +241,7 @@ impl<'a> Device<'a> {
                 frame = frames.recv(), if !has_down => Happened::Down(frame),
                 permit = lane.reserve(), if has_up => {
                     let Ok(permit) = permit else { return Happened::LinkLost };
-                    if let Some(frame) = self.frames_up.pop_front() {
+                    if let Some(frame) = self.frames_up.pop() {
                         permit.send(lane.frame(LinkUp::Up(frame)));
                     }
                     Happened::Sent
@@ -260,7 +262,7 @@ impl<'a> Device<'a> {
 
     /// Looks for the owner. What was meant for the one before is repeated when there is a new one.
     fn seek(&mut self) -> Way<'a> {
-        self.frames_up.clear();
+        self.frames_up.close();
         self.acknowledged_at_open = self.acknowledged.clone();
         let open = LinkOpen {
             user_id: ids::bytes16(self.caller.user.as_bytes()),
@@ -279,6 +281,7 @@ impl<'a> Device<'a> {
     }
 
     fn opened(&mut self) {
+        self.frames_up.open();
         if !self.started {
             self.started = true;
             let (window_events, window_bytes) = self.window;
@@ -298,7 +301,7 @@ impl<'a> Device<'a> {
     }
 
     fn pass_up(&mut self, frame: Up) {
-        self.frames_up.push_back(AttachRequest { frame: Some(frame) });
+        self.frames_up.push(frame);
     }
 
     fn take_down(&mut self, frame: LinkDown, way: &mut Way<'a>) -> Result<(), Refusal> {

@@ -8,6 +8,7 @@ mod links;
 mod locate;
 mod route;
 mod streams;
+mod upward;
 
 use std::sync::Arc;
 

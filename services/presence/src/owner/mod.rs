@@ -13,7 +13,7 @@ pub(crate) mod keeper;
 mod marks;
 mod open;
 mod partition;
-mod reads;
+pub(crate) mod reads;
 mod receipts;
 mod ring;
 mod serve;

@@ -27,26 +27,50 @@ const REMEMBERED: usize = 65_536;
 /// Attempts at a mark while a store does not answer.
 const ATTEMPTS: u32 = 8;
 
+/// Marks of one device that may wait, so that no device uses up the room of the others. The edge keeps as many to repeat.
+pub(crate) const WAITING_A_DEVICE: usize = 64;
+
 type Key = (u32, UserId, DeviceId, ConversationId);
 
 /// Marks waiting to be checked.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
-    waiting: Mutex<HashMap<Key, u64>>,
+    waiting: Mutex<Waiting>,
     some: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    marks: HashMap<Key, u64>,
+    /// How many of them are each device's.
+    of_device: HashMap<(UserId, DeviceId), usize>,
+}
+
+impl Waiting {
+    /// Answers false when too many wait, of all or of this device.
+    fn add(&mut self, key: Key, sequence: u64, most: usize) -> bool {
+        let device = (key.1, key.2);
+        if let Some(known) = self.marks.get_mut(&key) {
+            *known = sequence.max(*known);
+            return true;
+        }
+        let of_device = self.of_device.get(&device).copied().unwrap_or_default();
+        if self.marks.len() >= most || of_device >= WAITING_A_DEVICE {
+            return false;
+        }
+        self.marks.insert(key, sequence);
+        self.of_device.insert(device, of_device + 1);
+        true
+    }
 }
 
 impl Reads {
     /// Takes a mark in. Answers false when too many wait.
     pub(crate) fn add(&self, from: Reporter, conversation: ConversationId, sequence: Sequence, most: usize) -> bool {
-        let mut waiting = self.lock();
         let key = (from.partition, from.user, from.device, conversation);
-        if waiting.len() >= most && !waiting.contains_key(&key) {
+        if !self.lock().add(key, sequence.0, most) {
             return false;
         }
-        let known = waiting.entry(key).or_default();
-        *known = sequence.0.max(*known);
-        drop(waiting);
         self.some.notify_one();
         true
     }
@@ -60,7 +84,7 @@ impl Reads {
                 () = stop.cancelled() => return,
             }
             let taken = std::mem::take(&mut *self.lock());
-            futures::stream::iter(taken)
+            futures::stream::iter(taken.marks)
                 .for_each_concurrent(AT_ONCE, |(key, sequence)| {
                     let after = told.get(&key).unwrap_or_default();
                     told.insert(key, sequence.max(after));
@@ -70,8 +94,8 @@ impl Reads {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, u64>> {
-        // Insertions are whole or absent.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Additions are whole or absent.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,4 +130,36 @@ async fn check_once(shared: &Shared, key: Key, after: u64, sequence: u64) -> Res
     let senders: Vec<UserId> = senders.into_iter().collect();
     shared.receipts.read(Reporter { partition, user, device }, conversation, Sequence(sequence), &senders);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 3 * WAITING_A_DEVICE / 2;
+
+    fn reporter(device: u8) -> Reporter {
+        Reporter { partition: 0, user: UserId::from_bytes([1; 16]), device: DeviceId::from_bytes([device; 16]) }
+    }
+
+    /// How many of 200 conversations' marks are taken in.
+    fn taken(reads: &Reads, device: u8) -> usize {
+        let add = |conversation| {
+            reads.add(reporter(device), ConversationId::from_bytes([conversation; 16]), Sequence(1), MOST)
+        };
+        (0..200).filter(|conversation| add(*conversation)).count()
+    }
+
+    /// The law: one device never takes the room of the others, and a repeat never needs any.
+    #[test]
+    fn a_device_has_its_share_of_the_room() {
+        let reads = Reads::default();
+        assert_eq!(taken(&reads, 1), WAITING_A_DEVICE);
+        assert_eq!(taken(&reads, 1), WAITING_A_DEVICE, "a repeat is merged");
+        assert_eq!(taken(&reads, 2), MOST - WAITING_A_DEVICE);
+        assert!(reads.add(reporter(1), ConversationId::from_bytes([0; 16]), Sequence(9), MOST));
+        let waiting = std::mem::take(&mut *reads.lock());
+        assert!(waiting.marks.values().any(|sequence| *sequence == 9));
+        assert_eq!(taken(&reads, 2), WAITING_A_DEVICE, "what was taken out to be checked makes room");
+    }
 }
