@@ -7,6 +7,7 @@
 //! Deliberately absent: order of events, windows, receipts. Those are the owner's.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use wardline_runtime::status::RETRY_AFTER;
 use super::Edge;
 use super::links::Lane;
 use super::route::{Lost, lost};
+use super::session;
 use super::streams::{Cut, Entered, enter};
 use super::upward::Upward;
 use crate::cursor;
@@ -192,13 +194,22 @@ impl<'a> Device<'a> {
 
     async fn serve(&mut self, up: &mut Streaming<AttachRequest>, down: &Sender, entered: &Entered) -> End {
         let mut way = self.seek();
+        let edge = self.edge;
+        let watch = |session| session::ended(&edge.authenticator, session, session::ASKED_EVERY);
+        let mut watched = self.caller.session;
+        let mut ended = pin!(watch(watched));
         loop {
-            let edge = self.edge;
+            // Renewed, the stream lives by another session.
+            if watched != self.caller.session {
+                watched = self.caller.session;
+                ended.set(watch(watched));
+            }
             let happened = tokio::select! {
                 biased;
                 () = entered.cut.token.cancelled() => return End::For(Refusal::new(entered.cut.reason())),
                 () = edge.drain.cancelled() => return End::Draining,
                 () = down.closed() => return End::Gone,
+                () = &mut ended => return End::For(Refusal::new(Reason::SessionExpired)),
                 happened = self.next(&mut way, up, down) => happened,
             };
             let step = match happened {

@@ -7,6 +7,7 @@ mod device;
 mod links;
 mod locate;
 mod route;
+mod session;
 mod streams;
 mod upward;
 
