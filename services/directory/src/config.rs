@@ -81,8 +81,8 @@ pub struct Limits {
     /// How often one user may be claimed.
     pub claims_of_user: Rate,
     /// How often one user may claim one other, in seconds, of which a claim takes 60: buckets fill by whole tokens a second,
-    /// and this is to be slower. The default is eight at once, since whoever loses a race of commits claims anew, then one
-    /// a minute.
+    /// and this is to be slower. The default is 64 at once, since whoever opens a ward's conversations claims the same people
+    /// for each, then one a minute.
     pub claims_of_user_by_one: Rate,
     /// How long failed calls for a session are counted into one audit record.
     pub refusals_counted_for: Duration,
@@ -96,7 +96,7 @@ impl Default for Limits {
             key_packages_per_call: 100,
             claims_by_user: Rate { burst: 1024, per_second: 8 },
             claims_of_user: Rate { burst: 256, per_second: 2 },
-            claims_of_user_by_one: Rate { burst: 480, per_second: 1 },
+            claims_of_user_by_one: Rate { burst: 64 * 60, per_second: 1 },
             refusals_counted_for: Duration::from_secs(60),
         }
     }

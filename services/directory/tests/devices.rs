@@ -222,7 +222,12 @@ async fn a_claimer_that_asks_for_too_many_users_waits() {
 
 #[tokio::test]
 async fn one_claimer_cannot_keep_another_from_claiming_a_user() {
-    let limits = Limits { claims_of_user: Rate { burst: 9, per_second: 1 }, ..Limits::default() };
+    let eight_at_once = Rate { burst: 8 * 60, per_second: 1 };
+    let limits = Limits {
+        claims_of_user: Rate { burst: 9, per_second: 1 },
+        claims_of_user_by_one: eight_at_once,
+        ..Limits::default()
+    };
     let mut world = World::with(limits).await;
     let (ann, bob, eve) = (world.user(A, "ann").await, world.user(A, "bob").await, world.user(A, "eve").await);
     let (one, two, three) = (Device::new(1), Device::new(2), Device::new(3));

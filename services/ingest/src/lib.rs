@@ -21,6 +21,7 @@ use wardline_proto::v1::conversation_service_server::ConversationServiceServer;
 use wardline_registry::{Rate, Registry};
 use wardline_runtime::Clock;
 use wardline_runtime::audit::Audit;
+use wardline_runtime::auth::Authenticator;
 use wardline_runtime::members::Members;
 use wardline_runtime::revocations::Revocations;
 use wardline_store::Stores;
@@ -46,6 +47,8 @@ pub struct Deps {
     pub members: Members,
     /// Who may no longer act.
     pub revocations: Revocations,
+    /// Ends the streams of sessions that ended.
+    pub authenticator: Authenticator,
     /// Fairness between devices.
     pub registry: Arc<dyn Registry>,
     /// Security decisions.

@@ -2,8 +2,8 @@
 //! it, even if the directory's own follow-up has not come this far.
 
 use quick_cache::sync::Cache;
+use wardline_domain::ConversationId;
 use wardline_domain::record::{Body, Control};
-use wardline_domain::{ConversationId, Timestamp};
 use wardline_runtime::members::Seen;
 
 use crate::Inner;
@@ -11,9 +11,9 @@ use crate::Inner;
 /// How many conversations are remembered as looked through.
 const CAPACITY: usize = 100_000;
 
-/// Which (roster version, state of revocations) of a conversation has been looked through.
+/// Which (roster version, number of ends folded) of a conversation has been looked through.
 #[derive(Debug)]
-pub(crate) struct Swept(Cache<ConversationId, (u64, Option<Timestamp>)>);
+pub(crate) struct Swept(Cache<ConversationId, (u64, u64)>);
 
 impl Default for Swept {
     fn default() -> Self {
@@ -24,7 +24,7 @@ impl Default for Swept {
 impl Inner {
     /// Appends what is missing, without waiting. Repeats are harmless: a leaf that waits already stays as it is.
     pub(crate) fn sweep_revoked(&self, conversation: ConversationId, seen: &Seen) {
-        let state = (seen.roster.version(), self.deps.revocations.as_of());
+        let state = (seen.roster.version(), self.deps.revocations.changes());
         if self.swept.0.get(&conversation) == Some(state) {
             return;
         }

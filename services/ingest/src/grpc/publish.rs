@@ -61,7 +61,7 @@ impl Ingest {
                 }
                 message = up.message(), if reading && room => match message {
                     Ok(Some(request)) => {
-                        if let Err(refusal) = self.still_allowed(&caller) {
+                        if let Err(refusal) = self.still_allowed(&caller).await {
                             let _ = down.send(Err(refusal.into())).await;
                             return;
                         }
@@ -82,8 +82,9 @@ impl Ingest {
         }
     }
 
-    fn still_allowed(&self, caller: &DeviceCaller) -> Result<(), Refusal> {
-        if self.inner.deps.clock.now() > caller.expires_at.plus(wardline_runtime::session::LEEWAY) {
+    async fn still_allowed(&self, caller: &DeviceCaller) -> Result<(), Refusal> {
+        let expired = self.inner.deps.clock.now() > caller.expires_at.plus(wardline_runtime::session::LEEWAY);
+        if expired || self.inner.deps.authenticator.session_ended(caller.session).await {
             return Err(Refusal::new(Reason::SessionExpired));
         }
         self.inner.deps.revocations.check(caller.user, caller.device).map_err(Refusal::new)

@@ -17,6 +17,7 @@ pub(super) async fn ingest(parts: &Parts, options: &NodeOptions, to: &mut Addres
         stores: parts.over.stores.clone(),
         members: parts.members.clone(),
         revocations: parts.revocations.clone(),
+        authenticator: parts.authenticator.clone(),
         registry: Arc::clone(&parts.over.registry),
         audit: parts.audit(Role::Ingest),
         clock: parts.over.clock.clone(),
