@@ -46,5 +46,7 @@ pub fn bytes32(digest: &Digest) -> Bytes {
 
 /// Parses a `request_id`.
 pub fn request(text: &str, field: &'static str) -> Result<[u8; 16], Violation> {
-    text.parse::<UserId>().map(|id| *id.as_bytes()).map_err(|_| Violation::new(field, "must be a UUID in hyphenated form"))
+    text.parse::<UserId>()
+        .map(|id| *id.as_bytes())
+        .map_err(|_| Violation::new(field, "must be a UUID in hyphenated form"))
 }

@@ -148,9 +148,7 @@ fn control_to(control: &Control) -> wire::ControlRecord {
             user_id: ids::bytes16(user.as_bytes()),
             device_id: ids::bytes16(device.as_bytes()),
         }),
-        Control::UserLeft { user } => {
-            Wire::UserLeft(wire::UserLeftRecord { user_id: ids::bytes16(user.as_bytes()) })
-        }
+        Control::UserLeft { user } => Wire::UserLeft(wire::UserLeftRecord { user_id: ids::bytes16(user.as_bytes()) }),
         Control::Quarantine { reason } => Wire::Quarantine(wire::QuarantineRecord { reason: reason.clone() }),
     };
     wire::ControlRecord { control: Some(control) }

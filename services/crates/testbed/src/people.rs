@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
-use wardline_client::{AccessTokens, Admin, Backoff, Device, Durability, Endpoints, Error, Failpoints, Options, UserId};
+use wardline_client::{
+    AccessTokens, Admin, Backoff, Device, Durability, Endpoints, Error, Failpoints, Options, UserId,
+};
 
 /// How long anything may take before a test calls it stuck.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -104,7 +104,6 @@ struct Front {
 }
 
 impl Front {
-    #[expect(clippy::disallowed_methods, reason = "a proxy that goes away is no refusal of a role")]
     async fn target(&self) -> Result<DeliveryServiceClient<Channel>, Status> {
         let mut leads_to = self.leads_to.clone();
         let there = leads_to.wait_for(Option::is_some).await;
