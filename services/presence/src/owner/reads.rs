@@ -86,9 +86,13 @@ impl Reads {
             let taken = std::mem::take(&mut *self.lock());
             futures::stream::iter(taken.marks)
                 .for_each_concurrent(AT_ONCE, |(key, sequence)| {
-                    let after = told.get(&key).unwrap_or_default();
-                    told.insert(key, sequence.max(after));
-                    check(shared, key, after, sequence)
+                    let told = &told;
+                    async move {
+                        let after = told.get(&key).unwrap_or_default();
+                        if let Some(reached) = check(shared, key, after, sequence).await {
+                            told.insert(key, reached.max(after));
+                        }
+                    }
                 })
                 .await;
         }
@@ -100,28 +104,30 @@ impl Reads {
     }
 }
 
-async fn check(shared: &Shared, key: Key, after: u64, sequence: u64) {
+/// Answers with how far the mark reaches; `None` when it counts for nothing.
+async fn check(shared: &Shared, key: Key, after: u64, sequence: u64) -> Option<u64> {
     let mut backoff = Backoff::new(&shared.options.timings);
     for _ in 0..ATTEMPTS {
         match check_once(shared, key, after, sequence).await {
-            Ok(()) => return,
-            Err(refusal) if refusal.retry_after.is_none() => return,
+            Ok(reached) => return Some(reached),
+            Err(refusal) if refusal.retry_after.is_none() => return None,
             Err(_) => backoff.pause().await,
         }
     }
     tracing::warn!("a read mark was let go of: the stores do not answer");
+    None
 }
 
-async fn check_once(shared: &Shared, key: Key, after: u64, sequence: u64) -> Result<(), Refusal> {
+async fn check_once(shared: &Shared, key: Key, after: u64, sequence: u64) -> Result<u64, Refusal> {
     let (partition, user, device, conversation) = key;
     let seen = shared.members.of_user(conversation, user).await?;
     let mut head = seen.head.sequence.0;
     if head < sequence {
         head = shared.members.reload(conversation).await?.map_or(head, |seen| seen.head.sequence.0);
     }
-    let sequence = sequence.min(head);
+    let sequence = sequence.min(head + stored_above(shared, conversation, head, sequence).await?);
     if sequence == 0 {
-        return Ok(());
+        return Ok(0);
     }
     let first = after.max(sequence.saturating_sub(TOLD)).min(sequence - 1) + 1;
     let keys: Vec<_> = (first..=sequence).map(|sequence| (conversation, Sequence(sequence))).collect();
@@ -129,7 +135,18 @@ async fn check_once(shared: &Shared, key: Key, after: u64, sequence: u64) -> Res
     let senders: BTreeSet<UserId> = rows.into_iter().flatten().map(|row| row.sender).filter(|to| *to != user).collect();
     let senders: Vec<UserId> = senders.into_iter().collect();
     shared.receipts.read(Reporter { partition, user, device }, conversation, Sequence(sequence), &senders);
-    Ok(())
+    Ok(sequence)
+}
+
+/// How many messages up to `sequence` are stored above the head. A message is stored before anybody is told of it and the head
+/// is raised after, so a quick reader's mark lies above the head, and nobody sends it again.
+async fn stored_above(shared: &Shared, conversation: ConversationId, head: u64, sequence: u64) -> Result<u64, Refusal> {
+    let keys: Vec<_> = (head + 1..=sequence.min(head + TOLD)).map(|above| (conversation, Sequence(above))).collect();
+    if keys.is_empty() {
+        return Ok(0);
+    }
+    let rows = shared.stores.conversations.messages_at(&keys).await?;
+    Ok(rows.iter().take_while(|row| row.is_some()).count() as u64)
 }
 
 #[cfg(test)]
