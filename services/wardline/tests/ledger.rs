@@ -289,7 +289,7 @@ fn a_skip_of_what_the_device_has_is_found() {
 #[test]
 fn a_read_mark_that_is_behind_is_found() {
     let (ledger, device) = plant(|held| told(held, key(2, 0)).read = 2);
-    finds(&ledger.receipt_findings(), [(Violation::ReceiptBehind, device, 2)]);
+    finds(&ledger.receipt_findings(), [(Violation::ReadBehind, device, 2)]);
 }
 
 #[test]
@@ -298,13 +298,13 @@ fn a_read_mark_of_ones_own_other_device_that_is_behind_is_found() {
     let other = ledger.devices.get_mut(&key(1, 1)).unwrap();
     told(other, key(1, 0)).read = LAST - 1;
     let device = ledger.devices.keys().position(|other| *other == key(1, 1)).unwrap();
-    finds(&ledger.receipt_findings(), [(Violation::ReceiptBehind, device, LAST - 1)]);
+    finds(&ledger.receipt_findings(), [(Violation::ReadBehind, device, LAST - 1)]);
 }
 
 #[test]
 fn a_read_mark_that_is_ahead_is_found() {
     let (ledger, device) = plant(|held| told(held, key(2, 1)).read = 1);
-    finds(&ledger.receipt_findings(), [(Violation::ReceiptAhead, device, 1)]);
+    finds(&ledger.receipt_findings(), [(Violation::ReadAhead, device, 1)]);
 }
 
 #[test]
@@ -314,8 +314,8 @@ fn a_service_that_says_less_or_more_is_found() {
         change(&mut said[3]);
         clean().service_findings(&said)
     };
-    finds(&said(|receipt| receipt.delivered = LAST - 1), [(Violation::ReceiptBehind, 3, 0)]);
+    finds(&said(|receipt| receipt.delivered = LAST - 1), [(Violation::ReceiptBehind, 3, LAST - 1)]);
     finds(&said(|receipt| receipt.delivered = LAST + 1), [(Violation::ReceiptAhead, 3, LAST + 1)]);
-    finds(&said(|receipt| receipt.read = 1), [(Violation::ReceiptAhead, 3, 1)]);
+    finds(&said(|receipt| receipt.read = 1), [(Violation::ReadAhead, 3, 1)]);
     finds(&said(|receipt| receipt.device = DeviceId::from_bytes([0; 16])), [(Violation::ReceiptBehind, 3, 0)]);
 }

@@ -49,6 +49,10 @@ pub enum Violation {
     ReceiptBehind,
     /// A receipt says more than the device has.
     ReceiptAhead,
+    /// A read mark is missing, or says less than the person has read on the device.
+    ReadBehind,
+    /// A read mark says more than the person has read on the device.
+    ReadAhead,
 }
 
 /// A violation and where it was found: the device by its place in the ledger, never by id.
@@ -135,7 +139,7 @@ impl Ledger {
                 false => 0,
             };
             if read < due {
-                found.insert((Violation::ReceiptBehind, read));
+                found.insert((Violation::ReadBehind, read));
             }
             if let Some(receipt) = receipt {
                 check_claim(receipt, other, &mut found);
@@ -152,8 +156,11 @@ impl Ledger {
             let receipt = said.iter().find(|receipt| (receipt.user, receipt.device) == *key);
             let (delivered, read) = receipt.map_or((0, 0), |receipt| (receipt.delivered, receipt.read));
             let mut found = BTreeSet::new();
-            if delivered < copy.last() || read < copy.read {
-                found.insert((Violation::ReceiptBehind, delivered.min(read)));
+            if delivered < copy.last() {
+                found.insert((Violation::ReceiptBehind, delivered));
+            }
+            if read < copy.read {
+                found.insert((Violation::ReadBehind, read));
             }
             if let Some(receipt) = receipt {
                 check_claim(receipt, copy, &mut found);
@@ -241,6 +248,6 @@ fn check_claim(receipt: &ReceiptView, of: &Held, found: &mut BTreeSet<(Violation
         };
     }
     if receipt.read > of.read {
-        found.insert((Violation::ReceiptAhead, receipt.read));
+        found.insert((Violation::ReadAhead, receipt.read));
     }
 }

@@ -29,6 +29,9 @@ pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 /// The environment's name for a seed, to see a run again.
 const SEED: &str = "WARDLINE_SEED";
 
+/// How often the service is asked.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Messages sent at once, at most, before one waits for their places.
 const BURST: usize = 3;
 
@@ -199,7 +202,20 @@ impl Team {
         let ledger = self.ledger()?;
         clean("what devices have", &ledger.findings())?;
         clean("what devices were told", &ledger.receipt_findings())?;
-        clean("what the service says", &ledger.service_findings(&self.watermarks(endpoints).await?))
+        self.service_agrees(&ledger, endpoints).await
+    }
+
+    /// Asks the service until it says what devices have: nobody is told when somebody has got a message of their own.
+    async fn service_agrees(&self, ledger: &Ledger, endpoints: &Endpoints) -> Result<(), Failed> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            let findings = ledger.service_findings(&self.watermarks(endpoints).await?);
+            if findings.is_empty() || Instant::now() > deadline {
+                return clean("what the service says", &findings);
+            }
+            look.tick().await;
+        }
     }
 
     /// What all devices have now.
