@@ -201,7 +201,7 @@ pub trait EventLog: Send + Sync {
     ) -> Result<Box<dyn Subscription>, Failure>;
 
     /// Tells that nobody needs the records at or below `through` any more; `through` must lie in a durable checkpoint.
-    /// Engines that keep records by time do nothing.
+    /// Engines that keep records by time do nothing, and none does anything to a compacted topic.
     async fn trim(&self, partition: Partition, through: Position) -> Result<(), Failure>;
 
     /// Takes no more appends and waits until all accepted ones have their answer, until `deadline`.

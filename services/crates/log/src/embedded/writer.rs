@@ -148,7 +148,10 @@ impl Writer {
                     // it must not fold a log with a hole.
                     let unread = self.shared.groups.lowest(partition).unwrap_or(u64::MAX);
                     let floor = floor.min(self.end(&commit, partition)).min(unread);
-                    self.raise(&mut commit, partition, floor);
+                    // Others read a compacted topic from its oldest record at every start.
+                    if !partition.topic.compacted() {
+                        self.raise(&mut commit, partition, floor);
+                    }
                     commit.trimmed.push(answer);
                 }
             }

@@ -35,6 +35,8 @@ struct Slot {
     overflow: VecDeque<Vec<LogRecord>>,
     paused: bool,
     done: Option<Position>,
+    /// A checkpoint's position that the log's oldest record lies above and that stayed when it was read again.
+    settled: Option<Option<Position>>,
     backoff: Backoff,
 }
 
@@ -163,6 +165,7 @@ impl<F: Folds> Driver<F> {
                     overflow: VecDeque::new(),
                     paused: false,
                     done: None,
+                    settled: None,
                     backoff: Backoff::default(),
                 };
                 self.slots.insert(index, slot);
@@ -180,10 +183,13 @@ impl<F: Folds> Driver<F> {
         }
     }
 
-    /// Tells a partition's task to end.
+    /// Tells a partition's task to end. One that never came to have a task says itself that it waits no more.
     fn release(&mut self, index: u32) {
         if let Some(slot) = self.slots.remove(&index) {
             slot.end.cancel();
+            if slot.batches.is_none() && slot.backoff.failed() {
+                self.folds.resumed(index);
+            }
         }
     }
 
@@ -277,6 +283,20 @@ impl<F: Folds> Driver<F> {
             return Err(Failure::NotApplied(Cause::corrupt("the checkpoint lies beyond the log's end")));
         }
         let Some(slot) = self.slots.get_mut(&index) else { return Ok(()) };
+        // What the log does not hold any more may have been folded and trimmed by another member since the checkpoint was
+        // read: then there is a newer one. When it stands still, the records were removed by retention.
+        let place = checkpoint.as_ref().map(|checkpoint| checkpoint.position);
+        if self.options.checkpointed && started.oldest > place && slot.settled != Some(place) {
+            slot.settled = Some(place);
+            subscription.pause(index);
+            self.load(index, Duration::ZERO);
+            return Ok(());
+        }
+        if slot.settled.is_some() {
+            // Given out before the pause; the start above gives it out again.
+            slot.overflow.clear();
+            subscription.resume(index);
+        }
         if slot.backoff.failed() {
             self.folds.resumed(index);
         }

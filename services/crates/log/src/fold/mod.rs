@@ -58,13 +58,13 @@ pub trait Folds: Send + Sync + 'static {
         started: Started,
     ) -> Result<Self::Fold, Failure>;
 
-    /// A partition was taken away, or the driver ends. The fold is given back.
+    /// A partition was taken away, or the driver ends. The fold is given back. If it was paused, this ends the pause too.
     async fn revoked(&self, partition: u32, fold: Self::Fold);
 
     /// A batch could not be folded or done: it is tried again after a pause. For health.
     fn paused(&self, _partition: u32, _failure: &Failure) {}
 
-    /// Folding goes on after [`Folds::paused`].
+    /// Folding goes on after [`Folds::paused`], or the partition was taken away before it had a fold.
     fn resumed(&self, _partition: u32) {}
 }
 

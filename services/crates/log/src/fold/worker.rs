@@ -53,7 +53,13 @@ impl<F: Folds> Worker<F> {
         };
         let mut fold = match made {
             Ok(fold) => fold,
-            Err(Interrupted::Ended) => return Ok(()),
+            Err(Interrupted::Ended) => {
+                // Nobody else tells: there is no fold to give back.
+                if attempts.backoff.failed() {
+                    folds.resumed(partition);
+                }
+                return Ok(());
+            }
             Err(Interrupted::Halted(failure)) => return Err(failure),
         };
         let interrupted = self.follow(&mut fold, &mut attempts).await;

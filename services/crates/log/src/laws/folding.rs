@@ -1,17 +1,20 @@
 //! Laws of the fold driver, over a log and a store with faults.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wardline_domain::failure::CauseKind;
-use wardline_domain::{Digest, Failure, Position};
+use wardline_domain::{Cause, Digest, Failure, Position};
 use wardline_store::Checkpoints as _;
-use wardline_store::checkpoints::Checkpoint;
+use wardline_store::checkpoints::{Checkpoint, PartitionName};
 
 use super::faulty::Dice;
 use super::toy::{Toy, ToyFolds, lock};
-use super::{Faults, Faulty, Harness, TOPIC, append, append_batch, at, record, within};
+use super::{Faults, Faulty, Follower, Harness, TOPIC, append, append_batch, at, record, within};
 use crate::fold::{Ended, Options, run};
 use crate::seam::{EventLog, FetchLimits, Group, Start};
 
@@ -163,6 +166,159 @@ pub async fn a_stuck_partition_holds_up_no_other(harness: &dyn Harness) {
     let (ended, ()) = within(async { futures::join!(drive(&log, &toy, stop.clone()), following) }).await;
     assert!(matches!(ended, Ended::Stopped), "{ended}");
     assert!(toy.names(2).is_empty());
+}
+
+/// A partition that waits, for its checkpoint or its fold, and is taken away waits no more.
+pub async fn a_partition_that_moves_away_waits_no_more(harness: &dyn Harness) {
+    for places in [true, false] {
+        let log = harness.fresh().await.log();
+        let stuck = Arc::new(Stuck { places, waiting: watch::Sender::new(BTreeSet::new()) });
+        let mut waiting = stuck.waiting.subscribe();
+        let stop = CancellationToken::new();
+        let driving = run(Arc::clone(&log), Arc::clone(&stuck) as _, Arc::clone(&stuck), options(), stop.clone());
+        let moving = async {
+            within(waiting.wait_for(|waiting| waiting.len() == 4)).await.expect("the sender outlives its watchers");
+            let mut other = Follower::join(&*log, options().group, TOPIC, Start::Oldest).await;
+            other.until_held(2).await;
+            let held = other.held.keys().copied().collect::<BTreeSet<_>>();
+            let moved = |waiting: &BTreeSet<u32>| waiting.is_disjoint(&held) && waiting.len() == 2;
+            within(waiting.wait_for(moved)).await.expect("the sender outlives its watchers");
+            stop.cancel();
+        };
+        let (ended, ()) = within(async { futures::join!(driving, moving) }).await;
+        assert!(matches!(ended, Ended::Stopped), "{ended}");
+    }
+}
+
+/// Keeps every partition waiting, and knows which do: for its checkpoint if `places`, else for its fold.
+struct Stuck {
+    places: bool,
+    waiting: watch::Sender<BTreeSet<u32>>,
+}
+
+fn stuck() -> Failure {
+    Failure::NotApplied(Cause::unavailable("stuck"))
+}
+
+#[async_trait::async_trait]
+impl wardline_store::Checkpoints for Stuck {
+    async fn put(&self, _: PartitionName, _: &Checkpoint) -> Result<(), Failure> {
+        Err(stuck())
+    }
+
+    async fn get(&self, _: PartitionName) -> Result<Option<Checkpoint>, Failure> {
+        if self.places { Err(stuck()) } else { Ok(None) }
+    }
+
+    async fn flush(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl crate::fold::Folds for Stuck {
+    type Fold = Indifferent;
+
+    async fn assigned(&self, _: u32, _: Option<&Checkpoint>, _: crate::seam::Started) -> Result<Indifferent, Failure> {
+        Err(stuck())
+    }
+
+    async fn revoked(&self, _: u32, _: Indifferent) {}
+
+    fn paused(&self, partition: u32, _: &Failure) {
+        self.waiting.send_if_modified(|waiting| waiting.insert(partition));
+    }
+
+    fn resumed(&self, partition: u32) {
+        self.waiting.send_if_modified(|waiting| waiting.remove(&partition));
+    }
+}
+
+/// A checkpoint that another member moved on and trimmed behind, after it was read and before the start, is read again: no
+/// fold begins where the records that follow are gone.
+pub async fn a_checkpoint_that_was_overtaken_is_read_again(harness: &dyn Harness) {
+    let subject = harness.fresh().await;
+    if !subject.promises().trims {
+        return;
+    }
+    let log = subject.log();
+    let positions = append(&*log, at(0), &["a", "b", "c", "d"]).await;
+    let place = |nth: usize| Checkpoint {
+        position: positions[nth],
+        digest: Digest::of(["a", "b", "c", "d"][nth].as_bytes()),
+        marks: Default::default(),
+    };
+    let overtaken = Arc::new(Overtaken {
+        log: Arc::clone(&log),
+        first: place(0),
+        second: place(2),
+        trimmed: positions[1],
+        read: AtomicBool::new(false),
+        begun: watch::Sender::new(None),
+    });
+    let mut begun = overtaken.begun.subscribe();
+    let stop = CancellationToken::new();
+    let driving = run(log, Arc::clone(&overtaken) as _, Arc::clone(&overtaken), options(), stop.clone());
+    let watching = async {
+        let begun = *within(begun.wait_for(Option::is_some)).await.expect("the sender outlives its watchers");
+        stop.cancel();
+        begun
+    };
+    let (ended, begun) = within(async { futures::join!(driving, watching) }).await;
+    assert!(matches!(ended, Ended::Stopped), "{ended}");
+    assert_eq!(begun, Some(positions[2]));
+}
+
+/// Another member moves on from the first place to the second, and trims, just after partition 0's was read.
+struct Overtaken {
+    log: Arc<dyn EventLog>,
+    first: Checkpoint,
+    second: Checkpoint,
+    trimmed: Position,
+    read: AtomicBool,
+    /// Where partition 0's fold began.
+    begun: watch::Sender<Option<Position>>,
+}
+
+#[async_trait::async_trait]
+impl wardline_store::Checkpoints for Overtaken {
+    async fn put(&self, _: PartitionName, _: &Checkpoint) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn get(&self, (_, index): PartitionName) -> Result<Option<Checkpoint>, Failure> {
+        if index != 0 {
+            return Ok(None);
+        }
+        if self.read.swap(true, Ordering::SeqCst) {
+            return Ok(Some(self.second.clone()));
+        }
+        self.log.trim(at(0), self.trimmed).await?;
+        Ok(Some(self.first.clone()))
+    }
+
+    async fn flush(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl crate::fold::Folds for Overtaken {
+    type Fold = Indifferent;
+
+    async fn assigned(
+        &self,
+        partition: u32,
+        checkpoint: Option<&Checkpoint>,
+        _: crate::seam::Started,
+    ) -> Result<Indifferent, Failure> {
+        if partition == 0 {
+            self.begun.send_replace(checkpoint.map(|checkpoint| checkpoint.position));
+        }
+        Ok(Indifferent)
+    }
+
+    async fn revoked(&self, _: u32, _: Indifferent) {}
 }
 
 /// A fold that does nothing, for laws in which none is asked to.

@@ -93,9 +93,10 @@ macro_rules! __each_law {
             cancelled_next_loses_nothing, limits_bound_a_batch, pause_and_resume, everything_returns_as_it_was,
             two_groups_are_independent, a_named_group_shares_partitions, everyone_gets_everything,
             revoked_partition_yields_nothing, leaving_rebalances,
-            trim_keeps_the_rest, compaction_keeps_the_latest, restart_keeps_everything,
+            trim_keeps_the_rest, compaction_keeps_the_latest, a_compacted_topic_is_not_trimmed, restart_keeps_everything,
             each_effect_once_and_in_order, zombies_agree, a_changed_log_halts, a_checkpoint_beyond_the_log_halts,
-            a_stuck_partition_holds_up_no_other
+            a_stuck_partition_holds_up_no_other, a_partition_that_moves_away_waits_no_more,
+            a_checkpoint_that_was_overtaken_is_read_again
         }
     };
 }

@@ -64,6 +64,15 @@ pub async fn compaction_keeps_the_latest(harness: &dyn Harness) {
     }
 }
 
+/// A compacted topic is never trimmed: whoever starts later needs the latest record of each key.
+pub async fn a_compacted_topic_is_not_trimmed(harness: &dyn Harness) {
+    let log = harness.fresh().await.log();
+    let batch = ["u", "v", "end"].map(|key| record(key, key.to_owned())).to_vec();
+    let positions = append_batch(&*log, DIRECTORY, batch).await.expect("a log without faults appends");
+    within(log.trim(DIRECTORY, positions[1])).await.expect("a log without faults is asked to trim");
+    assert_eq!(read_directory(&*log).await, ["u", "v", "end"]);
+}
+
 async fn read_directory(log: &dyn EventLog) -> Vec<String> {
     let mut follower = Follower::join(log, Group::Everyone, Topic::Directory, Start::Oldest).await;
     follower.read_to(0, "end").await
