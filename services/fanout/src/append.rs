@@ -30,7 +30,8 @@ impl Pending for NewRecord {
 }
 
 /// Appends each partition's records as one batch and waits for all. When the budget is used up by these batches themselves,
-/// the rest waits for them; when it is used up by others, the whole fails `NotApplied`.
+/// the rest waits for them; when it is used up by others, the whole fails `NotApplied`, and with cause `Corrupt` when a batch
+/// is larger than all of it.
 ///
 /// # Errors
 /// The first failure, after every append has its answer. Other partitions' records may be in the log then.
@@ -74,6 +75,28 @@ async fn room<T: Pending>(
     }
 }
 
+/// What is larger than the whole budget stays so: a repeat would never end, so a person must look.
 fn refused(refused: Refused) -> Failure {
-    Failure::NotApplied(Cause::unavailable(refused))
+    Failure::NotApplied(match refused {
+        Refused::TooLarge => Cause::corrupt(refused),
+        Refused::Overloaded { .. } | Refused::Closed => Cause::unavailable(refused),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use wardline_domain::failure::CauseKind;
+
+    use super::*;
+
+    /// The law: what the log can never take is said to be so, and not tried for ever; all else passes.
+    #[test]
+    fn only_what_never_fits_halts() {
+        let kind = |why| refused(why).cause().kind;
+        assert_eq!(kind(Refused::TooLarge), CauseKind::Corrupt);
+        assert_eq!(kind(Refused::Overloaded { retry_after: Duration::ZERO }), CauseKind::Unavailable);
+        assert_eq!(kind(Refused::Closed), CauseKind::Unavailable);
+    }
 }

@@ -4,6 +4,7 @@
 //! record that is not in the log must not get there before it.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::num::NonZeroU32;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -29,8 +30,46 @@ impl Pending for NewRecord {
     }
 }
 
+impl<T: Pending> Pending for &T {
+    fn bytes(&self) -> usize {
+        T::bytes(self)
+    }
+
+    fn build(&self) -> NewRecord {
+        T::build(self)
+    }
+}
+
+/// How many bytes of records are on their way at once: one wave. One record that is larger makes a wave of its own.
+const WAVE_BYTES: usize = 1 << 20;
+
+/// Appends all records in waves, each when all of the one before is acknowledged.
+///
+/// # Errors
+/// Those of [`all`]; what came before may be in the log then.
+pub(crate) async fn in_waves<T: Pending>(
+    log: &dyn EventLog,
+    batches: &BTreeMap<Partition, Vec<T>>,
+) -> Result<(), Failure> {
+    let mut wave = BTreeMap::<Partition, Vec<&T>>::new();
+    let mut bytes = 0;
+    for (to, batch) in batches {
+        for record in batch {
+            let more = record.bytes();
+            if bytes + more > WAVE_BYTES && bytes > 0 {
+                all(log, &mem::take(&mut wave)).await?;
+                bytes = 0;
+            }
+            wave.entry(*to).or_default().push(record);
+            bytes += more;
+        }
+    }
+    all(log, &wave).await
+}
+
 /// Appends each partition's records as one batch and waits for all. When the budget is used up by these batches themselves,
-/// the rest waits for them; when it is used up by others, the whole fails `NotApplied`.
+/// the rest waits for them; when it is used up by others, the whole fails `NotApplied`, and with cause `Corrupt` when a batch
+/// is larger than all of it.
 ///
 /// # Errors
 /// The first failure, after every append has its answer. Other partitions' records may be in the log then.
@@ -74,6 +113,10 @@ async fn room<T: Pending>(
     }
 }
 
+/// What is larger than the whole budget stays so: a repeat would never end, so a person must look.
 fn refused(refused: Refused) -> Failure {
-    Failure::NotApplied(Cause::unavailable(refused))
+    Failure::NotApplied(match refused {
+        Refused::TooLarge => Cause::corrupt(refused),
+        Refused::Overloaded { .. } | Refused::Closed => Cause::unavailable(refused),
+    })
 }

@@ -36,7 +36,7 @@ impl Effects {
             watermarks.put(&self.watermarks).await?;
         }
         append::all(log, &self.dead_letters).await?;
-        append::all(log, &self.summaries).await
+        append::in_waves(log, &self.summaries).await
     }
 }
 

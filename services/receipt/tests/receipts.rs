@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use wardline_domain::{Position, Timestamp, UserId};
+use wardline_domain::failure::CauseKind;
+use wardline_domain::{Failure, Position, Timestamp, UserId};
 use wardline_log::fold::{Fold as _, Folds as _};
 use wardline_log::{EventLog, LogRecord, Started, Topic};
 use wardline_proto::convert::ids::bytes16;
@@ -193,4 +194,35 @@ async fn failing_stores_leave_no_trace() {
         stubborn(&log, &failing, 1 + seed as usize % 3, seed % 2 == 0).await;
         assert_eq!(left(&log, &stores).await, expected, "seed {seed}");
     }
+}
+
+/// A batch whose summaries are some MiB: every one of 200 senders is told of every one of 200 devices.
+fn many() -> LogRecord {
+    let reports: Vec<Reported> = (0..200).map(|by| (by, 1, 0, 0)).collect();
+    record(1, &reports, &(50..250).collect::<Vec<_>>())
+}
+
+/// The law: however many are told, the log is asked for no more than a wave at once.
+#[tokio::test]
+async fn summaries_go_out_in_waves() {
+    let (stores, _dir) = stores();
+    let log = Arc::new(MemoryLog::new(|_| Fault::Works).with_budget(4 << 20));
+    let mut owner = fold(&log, &stores).await;
+    let effects = owner.apply(&[many()]).await.unwrap();
+    owner.effects(&effects).await.unwrap();
+    let told: usize = log.records(Topic::Feeds).into_values().flatten().map(|record| record.payload.len()).sum();
+    assert!(told > 2 << 20, "{told} bytes make no waves");
+    assert!(log.largest() <= 1 << 20, "{} bytes at once", log.largest());
+    assert_eq!(left(&log, &stores).await.told.len(), 200 * 200);
+}
+
+/// The law: what the log can never take is said to be so, and not tried for ever.
+#[tokio::test]
+async fn what_never_fits_halts() {
+    let (stores, _dir) = stores();
+    let log = Arc::new(MemoryLog::new(|_| Fault::Works).with_budget(1 << 10));
+    let mut owner = fold(&log, &stores).await;
+    let effects = owner.apply(&[many()]).await.unwrap();
+    let failure = owner.effects(&effects).await.unwrap_err();
+    assert!(matches!(&failure, Failure::NotApplied(cause) if cause.kind == CauseKind::Corrupt), "{failure}");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -31,12 +31,30 @@ pub struct MemoryLog {
     records: Mutex<BTreeMap<Partition, Vec<NewRecord>>>,
     fault: Box<dyn Fn(usize) -> Fault + Send + Sync>,
     calls: AtomicUsize,
+    budget: u32,
+    /// The most bytes that one append had.
+    largest: AtomicU32,
 }
 
 impl MemoryLog {
     /// `fault` says how the nth append ends.
     pub fn new(fault: impl Fn(usize) -> Fault + Send + Sync + 'static) -> Self {
-        Self { records: Mutex::default(), fault: Box::new(fault), calls: AtomicUsize::new(0) }
+        Self {
+            records: Mutex::default(),
+            fault: Box::new(fault),
+            calls: AtomicUsize::new(0),
+            budget: u32::MAX,
+            largest: AtomicU32::new(0),
+        }
+    }
+
+    /// Refuses what is larger.
+    pub fn with_budget(self, budget: u32) -> Self {
+        Self { budget, ..self }
+    }
+
+    pub fn largest(&self) -> u32 {
+        self.largest.load(Ordering::SeqCst)
     }
 
     pub fn calls(&self) -> usize {
@@ -60,12 +78,16 @@ impl EventLog for MemoryLog {
     }
 
     fn reserve(&self, bytes: NonZeroU32) -> Result<Permit, Refused> {
+        if bytes.get() > self.budget {
+            return Err(Refused::TooLarge);
+        }
         Ok(Permit::new(bytes, || ()))
     }
 
     fn append(&self, permit: Permit, to: Partition, batch: Vec<NewRecord>) -> Appended {
         let bytes: usize = batch.iter().map(|record| record.key.len() + record.payload.len()).sum();
         assert_eq!(bytes, permit.bytes() as usize, "one permit covers the batch");
+        self.largest.fetch_max(permit.bytes(), Ordering::SeqCst);
         let unknown = || Err(Failure::Unknown(Cause::timeout("injected")));
         let fault = (self.fault)(self.calls.fetch_add(1, Ordering::SeqCst));
         if matches!(fault, Fault::Works | Fault::UnknownApplied) {
