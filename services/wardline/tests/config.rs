@@ -130,6 +130,15 @@ fn a_key_in_both_file_and_environment_is_refused_where_it_is_wrong() {
 }
 
 #[test]
+fn a_log_budget_that_the_largest_batches_do_not_fit_is_refused() {
+    let budget = |bytes: u32| load(&format!("[embedded]\nlog_budget_bytes = {bytes}\n"), &[]);
+    let error = budget((4 << 20) - 1).unwrap_err();
+    let [problem] = error.problems() else { panic!("{error}") };
+    assert_eq!(problem.key, "embedded.log_budget_bytes");
+    budget(4 << 20).unwrap();
+}
+
+#[test]
 fn every_problem_is_told_at_once() {
     let text = "
         data_dri = \"x\"

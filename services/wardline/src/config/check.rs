@@ -7,6 +7,9 @@ use super::{Config, Issuer, Roles, Scope};
 use crate::cli::Overrides;
 use crate::node::Role;
 
+/// Batches of records are up to about 1 MiB and one more record. What is larger than the budget is never taken.
+const MIN_LOG_BUDGET_BYTES: u32 = 4 << 20;
+
 /// Keys whose values cannot be, and why.
 pub(super) fn possible(config: &Config) -> Vec<(String, String)> {
     let mut problems = Vec::new();
@@ -15,6 +18,9 @@ pub(super) fn possible(config: &Config) -> Vec<(String, String)> {
         if value == 0 {
             refuse(key, "must be at least 1");
         }
+    }
+    if config.embedded.log_budget_bytes < MIN_LOG_BUDGET_BYTES {
+        refuse("embedded.log_budget_bytes", "must be at least 4194304 (4 MiB): the largest batches must fit it");
     }
     if config.tls.cert_file.is_some() != config.tls.key_file.is_some() {
         let key = if config.tls.cert_file.is_some() { "tls.cert_file" } else { "tls.key_file" };
@@ -40,10 +46,9 @@ pub(super) fn possible(config: &Config) -> Vec<(String, String)> {
     problems
 }
 
-fn at_least_one(config: &Config) -> [(&'static str, u32); 10] {
+fn at_least_one(config: &Config) -> [(&'static str, u32); 9] {
     let limits = &config.limits;
     [
-        ("embedded.log_budget_bytes", config.embedded.log_budget_bytes),
         ("limits.send_burst", limits.send_burst),
         ("limits.send_per_second", limits.send_per_second),
         ("limits.publish_in_flight", limits.publish_in_flight),
