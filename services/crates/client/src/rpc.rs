@@ -215,6 +215,21 @@ impl Rpc {
         self.call_again(request, |request| async { self.ingest().leave_conversation(request).await }).await.map(|_| ())
     }
 
+    /// Whether this user is a member. The caller takes a "no" for a removal, so it is asked several times: a view of the members
+    /// that lags would say it too.
+    pub(crate) async fn is_member(&self, conversation: ConversationId) -> Result<bool, Error> {
+        let mut attempt = 0;
+        loop {
+            match self.conversation(conversation).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.reason() != Some(Reason::NotAMember) => return Err(error),
+                Err(_) if attempt + 1 == READ_ATTEMPTS => return Ok(false),
+                Err(error) => tokio::time::sleep(self.backoff.delay(attempt, error.retry_after())).await,
+            }
+            attempt += 1;
+        }
+    }
+
     /// As [`Rpc::group_state`], for a device that has just been added or knows that it is a member: the service that answers
     /// may learn of it a little later than the feed.
     pub(crate) async fn group_state_patiently(
@@ -234,7 +249,11 @@ impl Rpc {
         }
     }
 
-    async fn group_state(&self, conversation: ConversationId, epoch: Option<u64>) -> Result<v1::GroupState, Error> {
+    pub(crate) async fn group_state(
+        &self,
+        conversation: ConversationId,
+        epoch: Option<u64>,
+    ) -> Result<v1::GroupState, Error> {
         let request = v1::GetGroupStateRequest { conversation_id: conversation.to_string(), epoch };
         let answer = self.call_again(request, |request| async { self.ingest().get_group_state(request).await }).await?;
         answer.group_state.ok_or(Error::Untrusted("an answer without its group state"))

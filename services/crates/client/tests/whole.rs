@@ -12,7 +12,7 @@ use std::time::Duration;
 use naive::{Logs, Naive};
 use wardline_client::{
     Backoff, ConversationId, ConversationStatus, Device, Durability, Endpoints, Error, Failpoints, FixedToken,
-    Incoming, NewConversation, Options, Point, UserId,
+    Incoming, NewConversation, Options, Point, Reason, UserId,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -98,6 +98,78 @@ async fn two_devices_talk_though_every_third_answer_is_lost() {
     }
     ann.close().await;
     bob.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_sent_is_not_failed_by_a_later_refusal() {
+    let lab = Lab::new(0).await;
+    let ann = lab.device("ann", user(1)).await;
+    let id = ann.create_conversation(NewConversation::group("Notes", [])).await.unwrap();
+    // The first attempt is unanswered, and what became of it is not known while the next ones are refused.
+    lab.naive.refuse_sends([Reason::Unavailable, Reason::Expired, Reason::Expired]);
+    let content = ann.send_text(id, "patient").unwrap();
+    ann.wait_sequenced(id, content, PATIENCE).await.unwrap();
+    // A refusal of the only attempt there was is final.
+    lab.naive.refuse_sends([Reason::Overloaded, Reason::Expired]);
+    let content = ann.send_text(id, "too late").unwrap();
+    assert!(matches!(ann.wait_sequenced(id, content, PATIENCE).await, Err(Error::Invalid(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lagging_view_of_the_members_costs_no_group() {
+    let lab = Lab::new(0).await;
+    let (ann, bob) = (lab.device("ann", user(1)).await, lab.device("bob", user(2)).await);
+    let id = ann.create_conversation(NewConversation::group("Ward 7", [user(2)])).await.unwrap();
+    bob.wait_active(id, PATIENCE).await.unwrap();
+    let device = bob.id().to_string();
+    bob.close().await;
+    for cut in 0..2 {
+        let content = ann.send_text(id, format!("away {cut}")).unwrap();
+        ann.wait_sequenced(id, content, PATIENCE).await.unwrap();
+        lab.naive.cut_feed(&user(2).to_string(), &device);
+        // First the list has nothing, then history is refused, once for good and once for a reason of its own.
+        lab.naive
+            .refuse_reads([Reason::NotAMember, Reason::PageTokenInvalid].into_iter().take(2 * cut), 1 - cut as u32);
+        let bob = lab.reopen(&lab.file("bob"), user(2), Failpoints::none());
+        ann.send_text(id, format!("back {cut}")).unwrap();
+        bob.wait_for_text(id, &format!("back {cut}"), PATIENCE).await.unwrap();
+        bob.close().await;
+    }
+    let bob = lab.reopen(&lab.file("bob"), user(2), Failpoints::none());
+    assert_eq!(texts(&bob, id), ["away 0", "back 0", "away 1", "back 1"]);
+    assert_eq!(bob.conversations().unwrap()[0].skipped, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conversations_that_wait_keep_no_other_from_sending() {
+    let lab = Lab::new(0).await;
+    let ann = lab.device("ann", user(1)).await;
+    // More than may make calls at once.
+    for _ in 0..40 {
+        let id = ann.create_conversation(NewConversation::group("Held", [])).await.unwrap();
+        lab.naive.hold(id);
+        ann.send_text(id, "held").unwrap();
+    }
+    let id = ann.create_conversation(NewConversation::group("Free", [])).await.unwrap();
+    let content = ann.send_text(id, "free").unwrap();
+    ann.wait_sequenced(id, content, PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_one_call_is_not_the_end_of_its_conversation() {
+    let lab = Lab::new(0).await;
+    let ann = lab.device("ann", user(1)).await;
+    let id = ann.create_conversation(NewConversation::group("Notes", [])).await.unwrap();
+    ann.close().await;
+    let panics = AtomicU32::new(0);
+    let hook = move |point| {
+        let first = point == Point::BeforeSend && panics.fetch_add(1, Ordering::Relaxed) == 0;
+        assert!(!first, "the test's panic");
+        false
+    };
+    let ann = lab.reopen(&lab.file("ann"), user(1), Failpoints::new(hook));
+    let content = ann.send_text(id, "still").unwrap();
+    ann.wait_sequenced(id, content, PATIENCE).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

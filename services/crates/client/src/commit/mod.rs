@@ -6,6 +6,8 @@
 
 mod steps;
 
+pub(crate) use self::steps::may_be_made_anew;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -211,8 +211,8 @@ impl Step<'_> {
         self.lost.push((message, reason));
         match waiting.request {
             Request::Create(_) => return self.removed(conversation),
-            Request::External(_) if may_rejoin(reason) => self.broken(conversation)?,
-            Request::External(_) => self.removed(conversation)?,
+            Request::External(_) if reason == Reason::NotAMember => self.removed(conversation)?,
+            Request::External(_) => self.broken(conversation)?,
             Request::Commit(_) => self.clear_pending(conversation)?,
         }
         self.told.push(Incoming::CommitLost { conversation, reason });
@@ -229,7 +229,7 @@ impl Step<'_> {
     }
 }
 
-/// Whether an external commit that was refused is worth another one.
-const fn may_rejoin(reason: Reason) -> bool {
+/// Whether a commit that was refused can be made anew: its epoch is over, or its id is of no use.
+pub(crate) const fn may_be_made_anew(reason: Reason) -> bool {
     matches!(reason, Reason::EpochConflict | Reason::StaleEpoch | Reason::MessageIdTime | Reason::MessageIdReused)
 }

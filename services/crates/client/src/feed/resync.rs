@@ -6,6 +6,7 @@ use std::time::Duration;
 use wardline_domain::ConversationId;
 use wardline_domain::envelope::Generation;
 use wardline_proto::convert::{ids, reject};
+use wardline_proto::reason::Reason;
 use wardline_proto::v1;
 use wardline_proto::v1::get_outcome_response::Outcome;
 
@@ -33,20 +34,29 @@ pub(super) async fn run(inner: &Arc<Inner>) -> Result<(), Error> {
             break;
         }
     }
-    inner.step(|step| {
-        for id in conversations::ids(&step.tx)? {
-            let row = conversations::load(&step.tx, id)?;
-            let here = row.is_some_and(|row| {
-                use ConversationStatus::{Active, Broken, Untrusted};
-                matches!(row.status, Active | Broken | Untrusted)
-            });
-            if here && !listed.contains(&id) {
-                step.removed(id)?;
-            }
+    for id in inner.read(|core| unlisted(core.connection(), &listed))? {
+        // The list may lag. A group that is deleted cannot be had back.
+        if !inner.rpc.is_member(id).await? {
+            inner.step(|step| step.removed(id))?;
         }
+    }
+    inner.step(|step| {
         let place = store::feed::load(&step.tx)?;
         store::feed::save(&step.tx, &store::feed::Place { resync: false, ..place })
     })
+}
+
+/// Conversations that the device is in and the server's list has not.
+fn unlisted(connection: &rusqlite::Connection, listed: &[ConversationId]) -> Result<Vec<ConversationId>, Error> {
+    use ConversationStatus::{Active, Broken, Untrusted};
+    let mut unlisted = Vec::new();
+    for id in conversations::ids(connection)?.into_iter().filter(|id| !listed.contains(id)) {
+        let row = conversations::load(connection, id)?;
+        if row.is_some_and(|row| matches!(row.status, Active | Broken | Untrusted)) {
+            unlisted.push(id);
+        }
+    }
+    Ok(unlisted)
 }
 
 /// One conversation of the server's list.
@@ -69,8 +79,10 @@ pub(super) async fn catch_up(inner: &Arc<Inner>, id: ConversationId, wanted: Opt
         }
         let page = match inner.rpc.messages(id, row.sequence).await {
             Ok(page) => page,
-            Err(error) if error.passes() => return Err(error),
-            Err(_) => return inner.step(|step| step.removed(id)),
+            Err(error) if error.reason() == Some(Reason::NotAMember) && !inner.rpc.is_member(id).await? => {
+                return inner.step(|step| step.removed(id));
+            }
+            Err(error) => return Err(error),
         };
         let Some(last) = page.messages.last().map(|message| message.sequence) else {
             // Nothing where something should be: retention has removed it.
@@ -122,6 +134,10 @@ impl Step<'_> {
     fn listed(&mut self, id: ConversationId, theirs: &v1::Conversation, member: bool) -> Result<(), Error> {
         let pending = super::apply::device_refs(&theirs.removal_pending);
         let row = conversations::load(&self.tx, id)?;
+        // A list that is behind this device may not know yet that it joined.
+        if row.as_ref().is_some_and(|row| theirs.sequence < row.sequence) {
+            return Ok(());
+        }
         let gone = !member || pending.iter().any(|(_, device)| *device == self.me.device);
         match row {
             // Not (yet) added by anybody: nothing to join with but an external commit, which a member user may make.

@@ -310,6 +310,19 @@ fn dying_between_seal_and_save_sends_once_under_one_content() {
 }
 
 #[test]
+fn dying_between_send_and_answer_is_known_afterwards() {
+    let (server, mut ann, _bob) = pair();
+    ann.queue(server.id, "once");
+    let uncertain = |phone: &mut Phone| match phone.core.step(|step| step.next_work(server.id)).unwrap().value {
+        Work::Send { uncertain, .. } => uncertain,
+        _ => panic!("something to send"),
+    };
+    assert!(!uncertain(&mut ann), "nothing was tried before");
+    let mut ann = ann.reopen();
+    assert!(uncertain(&mut ann));
+}
+
+#[test]
 fn repeats_are_dropped_by_sequence_and_by_content() {
     let (mut server, mut ann, mut bob) = pair();
     let message = ann.say(&mut server, "one");

@@ -9,9 +9,12 @@ pub(crate) mod worker;
 use rusqlite::Connection;
 use wardline_domain::envelope::{Epoch, Sealed};
 use wardline_domain::{ConversationId, MessageId};
+use wardline_proto::convert::reject;
 use wardline_proto::reason::Reason;
 use wardline_proto::v1;
+use wardline_proto::v1::get_outcome_response::Outcome;
 
+use crate::commit::may_be_made_anew;
 use crate::content::{self, ContentId, Outgoing};
 use crate::core::{Identity, Step};
 use crate::error::{Error, STRANGER};
@@ -29,7 +32,7 @@ pub(crate) enum Work {
     Create(MessageId, v1::CreateConversationRequest),
     /// Make the Commit call.
     Commit(Pending),
-    /// Make the Send call.
+    /// Make the Send call. `uncertain`: an earlier attempt was begun and its answer is not known.
     Send { id: i64, message: MessageId, sealed: Sealed, uncertain: bool },
     /// Commit the removal of leaves that wait for it.
     Remove,
@@ -61,10 +64,14 @@ impl Step<'_> {
         Ok(plain.id)
     }
 
-    /// What is to be done next. Seals content when its turn has come, so that the bytes are saved before they are sent.
+    /// What is to be done next. Seals content when its turn has come, so that the bytes are saved before they are sent; saved
+    /// with them is that an attempt begins, so that dying before its answer is known.
     pub(crate) fn next_work(&mut self, conversation: ConversationId) -> Result<Work, Error> {
         let Some(row) = conversations::load(&self.tx, conversation)? else { return Ok(Work::Nothing) };
         if let Some(waiting) = requests::load(&self.tx, conversation)? {
+            if waiting.to_send {
+                requests::set_uncertain(&self.tx, conversation, true)?;
+            }
             return Ok(request_work(waiting));
         }
         match row.status {
@@ -83,12 +90,15 @@ impl Step<'_> {
             return Ok(Work::Remove);
         }
         match (queued.state, &queued.sealing) {
-            (State::Sealed, Some(sealing)) => Ok(Work::Send {
-                id: queued.id,
-                message: sealing.message,
-                sealed: sealing.sealed.clone(),
-                uncertain: queued.uncertain,
-            }),
+            (State::Sealed, Some(sealing)) => {
+                outbox::set_uncertain(&self.tx, queued.id, true)?;
+                Ok(Work::Send {
+                    id: queued.id,
+                    message: sealing.message,
+                    sealed: sealing.sealed.clone(),
+                    uncertain: queued.uncertain,
+                })
+            }
             _ => self.seal_queued(row, &queued),
         }
     }
@@ -121,6 +131,52 @@ impl Step<'_> {
             self.told.push(Incoming::Failed { conversation, content, reason });
         }
         Ok(Work::Nothing)
+    }
+
+    /// What a refusal after an attempt without answer means, given what became of that attempt.
+    pub(crate) fn content_refused_later(
+        &mut self,
+        conversation: ConversationId,
+        message: MessageId,
+        reason: Reason,
+        outcome: Option<Outcome>,
+    ) -> Result<Settled, Error> {
+        let reason = match fate(outcome) {
+            Fate::Sequenced => {
+                if let Some(queued) = outbox::by_message(&self.tx, conversation, message)? {
+                    outbox::set_accepted(&self.tx, queued.id, message)?;
+                }
+                return Ok(Settled::Yes);
+            }
+            Fate::Rejected(reason) => reason,
+            // Sealed again under the same content id it is safe either way: receivers drop a repeat.
+            Fate::Open if verdict(reason) == Verdict::Anew => reason,
+            Fate::Open => return Ok(Settled::NotYet),
+        };
+        self.content_refused(conversation, message, reason)?;
+        Ok(Settled::Yes)
+    }
+
+    /// The same for a commit. Until the outcome is known it is neither lost nor won, unless the server has come to a later
+    /// epoch without it: outcomes are written before the epoch moves, and no commit wins afterwards.
+    pub(crate) fn commit_refused_later(
+        &mut self,
+        conversation: ConversationId,
+        message: MessageId,
+        reason: Reason,
+        outcome: Option<Outcome>,
+    ) -> Result<Settled, Error> {
+        let reason = match fate(outcome) {
+            Fate::Sequenced => {
+                requests::set_sent(&self.tx, conversation, message)?;
+                return Ok(Settled::Yes);
+            }
+            Fate::Rejected(reason) => reason,
+            Fate::Open if may_be_made_anew(reason) => reason,
+            Fate::Open => return Ok(Settled::NotYet),
+        };
+        self.abandon(conversation, message, reason)?;
+        Ok(Settled::Yes)
     }
 
     /// Content was refused, or accepted and then rejected, for good as far as this message id goes.
@@ -160,6 +216,32 @@ impl Step<'_> {
             outbox::unseal(&self.tx, queued.id)?;
         }
         Ok(level)
+    }
+}
+
+/// Whether it is known what became of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    Yes,
+    /// Ask again later.
+    NotYet,
+}
+
+/// What an outcome says.
+enum Fate {
+    Sequenced,
+    Rejected(Reason),
+    /// Nothing yet; or a reason that this version does not know.
+    Open,
+}
+
+fn fate(outcome: Option<Outcome>) -> Fate {
+    match outcome {
+        Some(Outcome::Sequenced(_)) => Fate::Sequenced,
+        Some(Outcome::Rejected(rejected)) => {
+            reject::from_number(rejected.reason).map_or(Fate::Open, |reason| Fate::Rejected(reject::to_reason(reason)))
+        }
+        Some(Outcome::Pending(_)) | None => Fate::Open,
     }
 }
 

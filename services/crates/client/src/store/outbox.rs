@@ -143,10 +143,10 @@ pub(crate) fn accepted(connection: &Connection, conversation: ConversationId) ->
     Ok(rows.map(|row| row.map(|id| MessageId::from_bytes(id.0))).collect::<Result<_, _>>()?)
 }
 
-/// Saves the sealed bytes.
+/// Saves the sealed bytes, about to be sent.
 pub(crate) fn seal(connection: &Connection, id: i64, sealing: &Sealing) -> Result<(), Error> {
     connection.execute(
-        "UPDATE outbox SET state = 1, uncertain = 0, message = ?, envelope = ?, mls_message = ?, generation = ?, epoch = ?
+        "UPDATE outbox SET state = 1, uncertain = 1, message = ?, envelope = ?, mls_message = ?, generation = ?, epoch = ?
          WHERE id = ?",
         params![
             sealing.message.as_bytes(),
@@ -185,9 +185,9 @@ pub(crate) fn set_state(connection: &Connection, id: i64, state: State) -> Resul
     Ok(())
 }
 
-/// An attempt ended without an answer.
-pub(crate) fn set_uncertain(connection: &Connection, id: i64) -> Result<(), Error> {
-    connection.execute("UPDATE outbox SET uncertain = 1 WHERE id = ?", [id])?;
+/// Whether an attempt may have happened.
+pub(crate) fn set_uncertain(connection: &Connection, id: i64, uncertain: bool) -> Result<(), Error> {
+    connection.execute("UPDATE outbox SET uncertain = ? WHERE id = ?", params![uncertain, id])?;
     Ok(())
 }
 

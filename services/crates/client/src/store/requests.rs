@@ -24,7 +24,7 @@ pub(crate) struct Waiting {
     pub(crate) request: Request,
     /// To be sent; else the feed will tell.
     pub(crate) to_send: bool,
-    /// An attempt ended without an answer.
+    /// An attempt may have happened.
     pub(crate) uncertain: bool,
 }
 
@@ -80,9 +80,16 @@ pub(crate) fn set_sent(connection: &Connection, conversation: ConversationId, me
     Ok(())
 }
 
-/// An attempt ended without an answer.
-pub(crate) fn set_uncertain(connection: &Connection, conversation: ConversationId) -> Result<(), Error> {
-    connection.execute("UPDATE requests SET uncertain = 1 WHERE conversation = ?", [conversation.as_bytes()])?;
+/// Whether an attempt may have happened.
+pub(crate) fn set_uncertain(
+    connection: &Connection,
+    conversation: ConversationId,
+    uncertain: bool,
+) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE requests SET uncertain = ? WHERE conversation = ?",
+        params![uncertain, conversation.as_bytes()],
+    )?;
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Deliberately absent: checks. What a real deployment refuses is tested against a real one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -40,6 +41,14 @@ struct State {
     acknowledged: HashMap<Who, u64>,
     reads: Vec<(Who, String, u64)>,
     sends: u64,
+    /// What the next sends are answered, without happening.
+    next_sends: VecDeque<Reason>,
+    /// Conversations that nothing can be sent to.
+    held: HashSet<String>,
+    /// What the next calls that read history are answered.
+    next_reads: VecDeque<Reason>,
+    /// How many of the next lists of conversations are empty.
+    empty_lists: u32,
     authority: Vec<Bytes>,
     /// Users who are kept from others' device logs, and how often they have asked since.
     kept_from_logs: HashMap<String, (Logs, u64)>,
@@ -54,7 +63,6 @@ pub(crate) enum Logs {
 
 struct Group {
     state: v1::GroupState,
-    states: HashMap<u64, v1::GroupState>,
     chain: Digest,
     messages: Vec<v1::Message>,
     leaves: BTreeMap<u32, Who>,
@@ -107,6 +115,23 @@ impl Naive {
     /// Messages the server was asked to send.
     pub(crate) fn sends(&self) -> u64 {
         self.state().sends
+    }
+
+    /// Answers the next sends with `reasons`; they do not happen.
+    pub(crate) fn refuse_sends(&self, reasons: impl IntoIterator<Item = Reason>) {
+        self.state().next_sends.extend(reasons);
+    }
+
+    /// Answers all sends to a conversation with UNAVAILABLE.
+    pub(crate) fn hold(&self, id: ConversationId) {
+        self.state().held.insert(id.to_string());
+    }
+
+    /// Answers the next calls that read history with `reasons`, and lists no conversation the next `empty_lists` times.
+    pub(crate) fn refuse_reads(&self, reasons: impl IntoIterator<Item = Reason>, empty_lists: u32) {
+        let mut state = self.state();
+        state.next_reads.extend(reasons);
+        state.empty_lists += empty_lists;
     }
 
     /// Keeps a user from others' device logs, or no longer.
@@ -326,8 +351,19 @@ impl ConversationService for Naive {
         Err(Status::unimplemented("absent"))
     }
 
-    async fn get_outcome(&self, _: Request<v1::GetOutcomeRequest>) -> Answer<v1::GetOutcomeResponse> {
-        Ok(Response::new(v1::GetOutcomeResponse { outcome: None }))
+    async fn get_outcome(&self, request: Request<v1::GetOutcomeRequest>) -> Answer<v1::GetOutcomeResponse> {
+        use v1::get_outcome_response::Outcome;
+        let request = request.into_inner();
+        let state = self.state();
+        let group = state.conversations.get(&request.conversation_id).ok_or_else(|| refuse(Reason::NotAMember, &[]))?;
+        let is_it = |message: &&v1::Message| {
+            envelope::decode(&message.envelope).unwrap().message.to_string() == request.message_id
+        };
+        let outcome = match group.messages.iter().find(is_it) {
+            Some(message) => Outcome::Sequenced(v1::Sequenced { sequence: message.sequence, accept_time: None }),
+            None => Outcome::Pending(v1::OutcomePending {}),
+        };
+        Ok(Response::new(v1::GetOutcomeResponse { outcome: Some(outcome) }))
     }
 
     async fn get_conversation(
@@ -349,7 +385,6 @@ impl ConversationService for Naive {
         let state = request.group_state.unwrap();
         let id: ConversationId = request.conversation_id.parse().unwrap();
         let group = Group {
-            states: HashMap::from([(0, state.clone())]),
             state,
             chain: chain_start(id),
             messages: Vec::new(),
@@ -364,8 +399,11 @@ impl ConversationService for Naive {
         let request = request.into_inner();
         let state = self.state();
         let group = state.conversations.get(&request.conversation_id).ok_or_else(|| refuse(Reason::NotAMember, &[]))?;
-        let found = group.states.get(&request.epoch.unwrap_or(group.state.epoch)).cloned();
-        Ok(Response::new(v1::GetGroupStateResponse { group_state: found }))
+        match request.epoch.unwrap_or(group.state.epoch).cmp(&group.state.epoch) {
+            Ordering::Less => Err(refuse(Reason::NotFound, &[])),
+            Ordering::Equal => Ok(Response::new(v1::GetGroupStateResponse { group_state: Some(group.state.clone()) })),
+            Ordering::Greater => Err(refuse(Reason::Unavailable, &[])),
+        }
     }
 
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Answer<v1::CommitResponse> {
@@ -394,7 +432,6 @@ impl ConversationService for Naive {
             group.leaves.insert(free, who);
         }
         group.state = request.group_state.unwrap();
-        group.states.insert(group.state.epoch, group.state.clone());
         let welcome = v1::Welcome {
             conversation_id: id,
             generation: 0,
@@ -414,6 +451,13 @@ impl ConversationService for Naive {
         let sealed = request.into_inner().sealed.unwrap();
         let mut state = self.state();
         state.sends += 1;
+        let to = envelope::decode(&sealed.envelope).unwrap().conversation.to_string();
+        if state.held.contains(&to) {
+            return Err(refuse(Reason::Unavailable, &[]));
+        }
+        if let Some(reason) = state.next_sends.pop_front() {
+            return Err(refuse(reason, &[]));
+        }
         let forgets = self.forgets_every > 0 && state.sends.is_multiple_of(self.forgets_every);
         let before = (state.sends / self.forgets_every.max(1)).is_multiple_of(2);
         if !(forgets && before) {
@@ -446,7 +490,10 @@ impl DeliveryService for Naive {
 
     async fn list_messages(&self, request: Request<v1::ListMessagesRequest>) -> Answer<v1::ListMessagesResponse> {
         let request = request.into_inner();
-        let state = self.state();
+        let mut state = self.state();
+        if let Some(reason) = state.next_reads.pop_front() {
+            return Err(refuse(reason, &[]));
+        }
         let group = state.conversations.get(&request.conversation_id).ok_or_else(|| refuse(Reason::NotAMember, &[]))?;
         let after = group.messages.iter().filter(|message| message.sequence > request.after_sequence);
         let last_sequence = group.messages.len() as u64;
@@ -458,7 +505,11 @@ impl DeliveryService for Naive {
         request: Request<v1::ListConversationsRequest>,
     ) -> Answer<v1::ListConversationsResponse> {
         let caller = who(&request)?;
-        let state = self.state();
+        let mut state = self.state();
+        if state.empty_lists > 0 {
+            state.empty_lists -= 1;
+            return Ok(Response::new(v1::ListConversationsResponse::default()));
+        }
         let users = |group: &Group| group.leaves.values().any(|(user, _)| *user == caller.0);
         let conversations =
             state.conversations.iter().filter(|(_, group)| users(group)).map(|(id, group)| v1::ListedConversation {
