@@ -138,6 +138,8 @@ pub(crate) struct Inner {
     pub(crate) active: AtomicBool,
     /// Key packages are being published.
     pub(crate) replenishing: AtomicBool,
+    /// Titles are being asked for.
+    pub(crate) learning_titles: AtomicBool,
     /// Why the feed has ended for good.
     pub(crate) fault: Mutex<Option<Error>>,
 }
@@ -286,6 +288,7 @@ impl Device {
             feed: Mutex::new(None),
             active: AtomicBool::new(false),
             replenishing: AtomicBool::new(false),
+            learning_titles: AtomicBool::new(false),
             fault: Mutex::new(None),
         });
         let worker = crate::outbox::worker::run(Arc::clone(&inner));

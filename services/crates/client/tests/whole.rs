@@ -101,6 +101,27 @@ async fn two_devices_talk_though_every_third_answer_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_away_while_more_was_committed_joins_by_its_welcome_and_reads_all() {
+    let lab = Lab::new(0).await;
+    let (ann, bob) = (lab.device("ann", user(1)).await, lab.device("bob", user(2)).await);
+    let cat = lab.device("cat", user(3)).await;
+    bob.detach();
+    let id = ann.create_conversation(NewConversation::group("Ward 7", [user(2)])).await.unwrap();
+    let said = ann.send_text(id, "after the first commit").unwrap();
+    ann.wait_sequenced(id, said, PATIENCE).await.unwrap();
+    ann.add_users(id, &[user(3)]).await.unwrap();
+    cat.wait_active(id, PATIENCE).await.unwrap();
+    cat.send_text(id, "after the second").unwrap();
+    cat.wait_for_text(id, "after the second", PATIENCE).await.unwrap();
+    bob.attach();
+    bob.wait_for_text(id, "after the second", PATIENCE).await.unwrap();
+    assert_eq!(texts(&bob, id), ["after the first commit", "after the second"]);
+    let titled = |view: &wardline_client::View<'_>| Ok(view.conversation(id)?.filter(|it| it.title == "Ward 7"));
+    let joined = bob.wait_for("the title", PATIENCE, titled).await.unwrap();
+    assert_eq!((joined.status, joined.skipped), (ConversationStatus::Active, Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_may_have_been_sent_is_not_failed_by_a_later_refusal() {
     let lab = Lab::new(0).await;
     let ann = lab.device("ann", user(1)).await;

@@ -1,5 +1,6 @@
 //! What reads: GetConversation, ListMembers, GetGroupState, GetOutcome.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use wardline_domain::conversation::OutcomeKey;
@@ -13,6 +14,7 @@ use wardline_proto::v1::get_outcome_response::Outcome;
 use wardline_runtime::Refusal;
 use wardline_runtime::caller::DeviceCaller;
 use wardline_runtime::members::Seen;
+use wardline_runtime::status::RETRY_AFTER;
 use wardline_store::conversations::{OutcomeResult, OutcomeRow};
 
 use crate::Inner;
@@ -111,8 +113,13 @@ impl Inner {
         let id = ids::conversation(&request.conversation_id, "conversation_id")?;
         let seen = self.at_epoch(id, caller, request.epoch).await?;
         let state = seen.head.group_state;
-        if request.epoch.is_some_and(|epoch| epoch != state.epoch.0) {
-            return Err(Refusal::new(Reason::NotFound).with("epoch", state.epoch.0.to_string()));
+        match request.epoch.map(|epoch| epoch.cmp(&state.epoch.0)) {
+            None | Some(Ordering::Equal) => {}
+            // The feed may be ahead of the head that was read.
+            Some(Ordering::Greater) => return Err(Refusal::new(Reason::Unavailable).retry_after(RETRY_AFTER)),
+            Some(Ordering::Less) => {
+                return Err(Refusal::new(Reason::NotFound).with("epoch", state.epoch.0.to_string()));
+            }
         }
         Ok(v1::GetGroupStateResponse {
             group_state: Some(v1::GroupState {

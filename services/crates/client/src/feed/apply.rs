@@ -9,7 +9,7 @@ use wardline_proto::v1;
 use super::message::Sequenced;
 use super::take::{Took, unknown};
 use crate::core::Step;
-use crate::device_log::leaf::{self, Standing, Stranger};
+use crate::device_log::leaf::{self, Leaf, Standing, Stranger};
 use crate::error::Error;
 use crate::mls::{config, group, join};
 use crate::store::conversations;
@@ -28,7 +28,7 @@ pub(crate) struct Prepared {
 pub(crate) enum Body {
     Nothing,
     Message(Sequenced),
-    /// With the group state of its epoch, when the server has it.
+    /// With the group state of its epoch, when the server still has it: for the title.
     Welcome(v1::Welcome, Option<v1::GroupState>),
     Rejected(v1::Rejected),
     ConversationChanged(v1::ConversationChanged),
@@ -98,7 +98,7 @@ impl Step<'_> {
         Ok(None)
     }
 
-    /// The device was added. Without the group's state, or when the Welcome is of no use, it rejoins by itself.
+    /// The device was added. When the Welcome is of no use, it rejoins by itself.
     fn welcomed(&mut self, welcome: &v1::Welcome, state: Option<&v1::GroupState>) -> Result<(), Error> {
         let Ok(id) = ids::conversation(&welcome.conversation_id, "") else { return Ok(()) };
         let known = conversations::load(&self.tx, id)?;
@@ -120,15 +120,16 @@ impl Step<'_> {
             .map_err(|_| Error::Untrusted("a Welcome without its chain hash"))?;
         row.status = ConversationStatus::Broken;
         let mut stranger = None;
-        match state.map(|state| self.try_join(&row, welcome, state)).transpose()? {
-            Some(Join::Joined(joined)) => {
+        match self.try_join(&row, welcome, state)? {
+            Join::Joined(joined) => {
                 row.status = ConversationStatus::Active;
                 row.suite = joined.suite;
                 row.title = joined.title.unwrap_or(row.title);
+                conversations::set_untitled(&self.tx, id, state.is_none())?;
                 self.told.push(Incoming::Joined(id));
             }
-            Some(Join::Stranger(found)) => stranger = Some(found),
-            Some(Join::Useless) | None => {}
+            Join::Stranger(found) => stranger = Some(found),
+            Join::Useless => {}
         }
         conversations::set_pending_removals(&self.tx, id, &[])?;
         conversations::save(&self.tx, &row)?;
@@ -141,7 +142,7 @@ impl Step<'_> {
         &self,
         row: &conversations::Conversation,
         welcome: &v1::Welcome,
-        state: &v1::GroupState,
+        state: Option<&v1::GroupState>,
     ) -> Result<Join, Error> {
         self.tx.execute_batch("SAVEPOINT joining")?;
         let join = match self.join(row, welcome, state) {
@@ -162,7 +163,7 @@ impl Step<'_> {
         &self,
         row: &conversations::Conversation,
         welcome: &v1::Welcome,
-        state: &v1::GroupState,
+        state: Option<&v1::GroupState>,
     ) -> Result<Join, Error> {
         use openmls::prelude::OpenMlsProvider as _;
         let provider = self.provider();
@@ -173,7 +174,17 @@ impl Step<'_> {
         if let Some(stranger) = leaf::stranger(&self.tx, self.me, suite, Standing::Stays, &leaves)? {
             return Ok(Join::Stranger(stranger));
         }
-        Ok(Join::Joined(Joined { suite, title: group::read_title(provider.crypto(), &group, state) }))
+        let title = state.and_then(|state| group::read_title(provider.crypto(), &group, state));
+        Ok(Join::Joined(Joined { suite, title }))
+    }
+
+    /// The leaves that a Welcome leads to, to learn their logs; none when it is of no use. Opening it uses up its key package, so
+    /// that is taken back.
+    pub(crate) fn leaves_of(&self, welcome: &v1::Welcome) -> Result<Vec<Leaf>, Error> {
+        self.tx.execute_batch("SAVEPOINT opening")?;
+        let tree = join::tree_of_welcome(&self.provider(), welcome);
+        self.tx.execute_batch("ROLLBACK TO opening; RELEASE opening")?;
+        Ok(tree.ok().flatten().map(|tree| leaf::of_tree(&tree)).unwrap_or_default())
     }
 
     fn rejected(&mut self, rejected: &v1::Rejected) -> Result<(), Error> {

@@ -6,6 +6,7 @@ pub(crate) mod receipts;
 mod resync;
 mod stream;
 mod take;
+mod titles;
 
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use wardline_proto::v1::attach_response::Frame as Down;
 
 use super::apply::{Applied, Body, Prepared, Stopped};
 use super::message::Sequenced;
-use super::resync;
+use super::{resync, titles};
 use crate::device::Inner;
 use crate::device_log::{follow, leaf};
 use crate::error::Error;
@@ -69,7 +69,7 @@ async fn take_frame(inner: &Arc<Inner>, up: &Sender, frame: Down) -> Result<(), 
         Down::Receipts(receipts) => inner.step(|step| step.merge_watermarks(&receipts.watermarks)),
         Down::CaughtUp(_) => {
             inner.tell(Incoming::CaughtUp);
-            Ok(())
+            titles::learn(inner)
         }
         Down::Progress(progress) => {
             let cursor = progress.cursor.to_vec();
@@ -118,6 +118,7 @@ async fn take_events(inner: &Arc<Inner>, up: &Sender, events: Vec<v1::Event>) ->
             Some(Stopped::FeedGap) => return Err(Error::Unknown(Code::DataLoss)),
         }
     }
+    titles::learn(inner)?;
     replenish(inner)
 }
 
@@ -194,17 +195,15 @@ pub(super) async fn with_body(inner: &Arc<Inner>, mut message: v1::Message) -> R
     Ok(message)
 }
 
-/// The group state a Welcome leads to, the device logs of its leaves read; `None` when the server will not give it.
+/// The group state a Welcome leads to; `None` when the server does not give it: it is past that epoch, or away. The device logs of
+/// the leaves are read.
 async fn welcome_state(inner: &Arc<Inner>, welcome: &v1::Welcome) -> Result<Option<v1::GroupState>, Error> {
     let Ok(id) = welcome.conversation_id.parse() else { return Ok(None) };
-    match inner.rpc.group_state_patiently(id, Some(welcome.epoch)).await {
-        Ok(state) => {
-            if let Ok(tree) = crate::mls::join::tree(&state) {
-                follow::learn(inner, &leaf::of_tree(&tree)).await?;
-            }
-            Ok(Some(state))
-        }
-        Err(error) if error.passes() => Err(error),
-        Err(_) => Ok(None),
+    let state = inner.rpc.group_state_patiently(id, Some(welcome.epoch)).await.ok();
+    let mut leaves = inner.step(|step| step.leaves_of(welcome))?;
+    if let Some(Ok(tree)) = state.as_ref().map(crate::mls::join::tree) {
+        leaves.extend(leaf::of_tree(&tree));
     }
+    follow::learn(inner, &leaves).await?;
+    Ok(state)
 }

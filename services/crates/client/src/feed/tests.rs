@@ -323,6 +323,28 @@ fn dying_between_send_and_answer_is_known_afterwards() {
 }
 
 #[test]
+fn a_welcome_is_enough_to_join_and_the_title_comes_with_a_later_epoch() {
+    let (mut ann, mut bob, mut cat) = (Phone::new(1), Phone::new(2), Phone::new(3));
+    let mut server = ann.create();
+    let (_, request) = ann.start_adding(server.id, &mut [&mut bob]);
+    ann.get(&server.commit(&request));
+    let Body::Welcome(welcome, Some(early)) = server.welcome(&request) else { panic!("a Welcome") };
+    ann.add(&mut server, &mut [&mut cat]);
+    bob.feed(Body::Welcome(welcome, None)).unwrap();
+    assert_eq!((bob.status(server.id), bob.epoch(server.id)), (ConversationStatus::Active, Some(1)));
+    bob.core.step(|step| step.learn_title(server.id, &server.state)).unwrap();
+    assert_eq!(bob.core.conversation(server.id).unwrap().unwrap().title, "", "of another epoch than the device is in");
+    bob.get(&server.messages.last().unwrap().clone());
+    bob.core.step(|step| step.learn_title(server.id, &early)).unwrap();
+    assert_eq!(crate::store::conversations::untitled(bob.core.connection()).unwrap(), [server.id]);
+    bob.core.step(|step| step.learn_title(server.id, &server.state)).unwrap();
+    assert_eq!(bob.core.conversation(server.id).unwrap().unwrap().title, "Ward 7");
+    assert!(crate::store::conversations::untitled(bob.core.connection()).unwrap().is_empty());
+    let info = &server.state.group_info;
+    assert!(info.len() < server.state.ratchet_tree.len() + 500, "the GroupInfo does not carry the tree again");
+}
+
+#[test]
 fn repeats_are_dropped_by_sequence_and_by_content() {
     let (mut server, mut ann, mut bob) = pair();
     let message = ann.say(&mut server, "one");

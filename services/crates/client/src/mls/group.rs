@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use openmls::prelude::tls_codec::Serialize as _;
 use openmls::prelude::{
-    GroupId, KeyPackage, LeafNodeIndex, MlsGroup, MlsMessageOut, OpenMlsCrypto, OpenMlsProvider as _, StagedCommit,
+    GroupId, KeyPackage, LeafNodeIndex, MlsGroup, MlsMessageOut, OpenMlsCrypto, OpenMlsProvider as _,
 };
 use rusqlite::Connection;
 use wardline_domain::envelope::{Envelope, Epoch, Generation, MessageKind, Sealed, Urgency};
@@ -164,22 +164,36 @@ impl Step<'_> {
             .propose_removals(change.removes)
             .load_psks(provider.storage())
             .map_err(mls)?
-            .create_group_info(true)
-            .use_ratchet_tree_extension(false)
+            // The Welcome carries the tree, so that it is enough to join with, whatever was committed since.
+            .use_ratchet_tree_extension(true)
+            .create_group_info(false)
             .build(provider.rand(), provider.crypto(), &self.me.signer, |_| true)
             .map_err(mls)?
             .stage_commit(&provider)
             .map_err(mls)?;
-        let (commit, welcome, group_info) = bundle.into_messages();
-        let group_info = group_info.ok_or_else(|| mls("a commit without its GroupInfo"))?;
-        let staged = group.pending_commit().ok_or_else(|| mls("a commit that is not pending"))?;
-        let state = staged_state(&provider, group, staged, &group_info, row)?;
+        let (commit, welcome, _) = bundle.into_messages();
+        let state = self.state_after(row)?;
         let request = v1::CommitRequest {
             sealed: Some(v1::Sealed { envelope: bytes, mls_message: encode(&commit)? }),
             welcome: welcome.as_ref().map(encode).transpose()?.unwrap_or_default(),
             group_state: Some(state),
         };
         Ok(Built { message: clear.message, request, epoch })
+    }
+
+    /// The public state that the pending commit leads to: merged in a savepoint that is rolled back. The GroupInfo that the
+    /// commit could make itself would carry the tree a second time.
+    fn state_after(&self, row: &Conversation) -> Result<v1::GroupState, Error> {
+        self.tx.execute_batch("SAVEPOINT merging")?;
+        let provider = self.provider();
+        let state = load(&provider, row.id, row.generation)
+            .and_then(|group| group.ok_or_else(|| mls("a commit that is not pending")))
+            .and_then(|mut group| {
+                group.merge_pending_commit(&provider).map_err(mls)?;
+                group_state(&provider, &group, self.me, row)
+            });
+        self.tx.execute_batch("ROLLBACK TO merging; RELEASE merging")?;
+        state
     }
 
     /// A routine envelope by this device.
@@ -219,30 +233,6 @@ pub(crate) fn group_state(
         epoch: group.epoch().as_u64(),
         group_info: encode(&info)?,
         ratchet_tree: group.export_ratchet_tree().tls_serialize_detached().map_err(mls)?.into(),
-        sealed_group_data: group_data::seal(&Secret::new(key), context, &row.title)?.into(),
-    })
-}
-
-/// The public state that a pending commit leads to.
-fn staged_state(
-    provider: &Provider<'_>,
-    group: &MlsGroup,
-    staged: &StagedCommit,
-    group_info: &MlsMessageOut,
-    row: &Conversation,
-) -> Result<v1::GroupState, Error> {
-    let crypto = provider.crypto();
-    let tree = staged
-        .export_ratchet_tree(crypto, group.export_ratchet_tree())
-        .map_err(mls)?
-        .ok_or_else(|| mls("a commit that removes its sender"))?;
-    let context = group.group_id().as_slice();
-    let key = staged.export_secret(crypto, group_data::LABEL, context, group_data::KEY_BYTES).map_err(mls)?;
-    Ok(v1::GroupState {
-        generation: row.generation.0,
-        epoch: staged.epoch().as_u64(),
-        group_info: encode(group_info)?,
-        ratchet_tree: tree.tls_serialize_detached().map_err(mls)?.into(),
         sealed_group_data: group_data::seal(&Secret::new(key), context, &row.title)?.into(),
     })
 }

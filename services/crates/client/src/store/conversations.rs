@@ -150,3 +150,21 @@ pub(crate) fn set_pending_removals(
     }
     Ok(())
 }
+
+/// Whether the title could not be read when the device joined, and is to be read at a later epoch.
+pub(crate) fn set_untitled(connection: &Connection, id: ConversationId, untitled: bool) -> Result<(), Error> {
+    let change = if untitled {
+        "INSERT OR IGNORE INTO untitled VALUES (?)"
+    } else {
+        "DELETE FROM untitled WHERE conversation = ?"
+    };
+    connection.execute(change, [id.as_bytes()])?;
+    Ok(())
+}
+
+/// Conversations whose title is still to be read.
+pub(crate) fn untitled(connection: &Connection) -> Result<Vec<ConversationId>, Error> {
+    let mut select = connection.prepare_cached("SELECT conversation FROM untitled ORDER BY conversation")?;
+    let rows = select.query_map([], |row| Ok(ConversationId::from_bytes(row.get::<_, Fixed<16>>(0)?.0)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}

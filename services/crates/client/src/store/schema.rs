@@ -28,6 +28,8 @@ CREATE TABLE conversations (
     status INTEGER NOT NULL, title TEXT NOT NULL, sequence INTEGER NOT NULL, chain BLOB NOT NULL,
     read INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+-- Joined without having read the title.
+CREATE TABLE untitled (conversation BLOB PRIMARY KEY) STRICT;
 CREATE TABLE skipped (conversation BLOB NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
     PRIMARY KEY (conversation, first)) STRICT;
 CREATE TABLE pending_removals (conversation BLOB NOT NULL, user BLOB NOT NULL, device BLOB NOT NULL,
