@@ -151,6 +151,7 @@ fn open_database(dir: &Path) -> Result<Database, Failure> {
             .worker_threads(1)
             .open()
     };
+    wardline_store::embedded::clear_unfinished(dir).map_err(unavailable)?;
     journal::cut_torn_tail(dir)?;
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {

@@ -9,7 +9,7 @@ use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSepara
 
 use super::stripes::Stripes;
 use super::sync::Syncer;
-use super::{Fatal, Options, directory, feeds, format, repair};
+use super::{Fatal, Options, clear_unfinished, directory, feeds, format, repair};
 use crate::{Cause, Failure, Result};
 
 /// The database behind all seams.
@@ -96,6 +96,7 @@ impl Engine {
     /// Opens or creates the database under `dir`.
     pub(super) fn open(dir: &Path, options: Options) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|error| unavailable(format!("directory of the store: {error}")))?;
+        clear_unfinished(dir).map_err(|error| unavailable(format!("unfinished creation: {error}")))?;
         repair::cut_torn_end(dir)?;
         let builder = Database::builder(dir).cache_size(options.cache_bytes).journal_compression(CompressionType::None);
         let db = builder.open().map_err(fjall_failure("database"))?;

@@ -27,11 +27,13 @@ mod stripes;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 mod watermarks;
 
 use std::path::Path;
 use std::sync::Arc;
 
+pub use self::unfinished::clear_unfinished;
 use crate::{Result, Stores};
 use engine::Engine;
 
