@@ -11,6 +11,7 @@ pub mod checkpoints;
 pub mod conversations;
 pub mod directory;
 pub mod embedded;
+pub mod encoding;
 pub mod feeds;
 pub mod laws;
 pub mod watermarks;

@@ -13,6 +13,7 @@ use super::engine::{Engine, Table, key, unusable};
 use super::{Embedded, members, messages, outcomes};
 use crate::Result;
 use crate::conversations::{Conversations, HeadRow, MembershipRow, MessageRow, OutcomeRow, RowBatch};
+use crate::encoding::conversations::{decode_message, decode_outcome};
 
 /// Up to this many single reads run inline.
 const INLINE_READS: usize = 16;
@@ -142,7 +143,7 @@ impl Conversations for Embedded {
     async fn outcomes(&self, keys: &[OutcomeKey]) -> Result<Vec<Option<OutcomeRow>>> {
         self.each(keys, |engine, key| {
             let stored = engine.tables.outcomes.get(&outcomes::outcome_key(key))?;
-            stored.map(|bytes| outcomes::decode(*key, bytes)).transpose()
+            stored.map(|bytes| decode_outcome(*key, bytes)).transpose()
         })
         .await
     }
@@ -160,7 +161,7 @@ impl Conversations for Embedded {
     async fn messages_at(&self, at: &[(ConversationId, Sequence)]) -> Result<Vec<Option<MessageRow>>> {
         self.each(at, |engine, (conversation, sequence)| {
             let stored = engine.tables.messages.get(&messages::message_key(*conversation, sequence.0))?;
-            stored.map(|bytes| messages::decode(*conversation, sequence.0, bytes)).transpose()
+            stored.map(|bytes| decode_message(*conversation, sequence.0, bytes)).transpose()
         })
         .await
     }

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use wardline_domain::{DeviceId, Position, Timestamp, UserId};
 
 use super::cells::{Cell, split};
-use super::codec::{Decoder, Encoder, array_at, u64_at};
+use super::codec::{Decoder, array_at, u64_at};
 use super::engine::{Engine, key};
 use super::{Embedded, messages, receipts};
 use crate::Result;
+use crate::encoding::feeds::{decode_feed, encode_feed};
 use crate::feeds::{DeviceCursorRow, FeedRow, Feeds, ReceiptOfRow};
 
 /// Where the next call of `expire` goes on: a user.
@@ -25,28 +26,11 @@ fn feed_key(user: UserId, position: u64) -> Vec<u8> {
 }
 
 fn encode(row: &FeedRow) -> (Vec<u8>, Bytes) {
-    let mut value = Encoder::new(21 + 16 * row.devices.len() + row.event.len());
-    value.time(row.at).option(row.previous, |value, previous| {
-        value.position(previous);
-    });
-    value.count(row.devices.len());
-    for device in &row.devices {
-        value.raw(device.as_bytes());
-    }
-    value.raw(&row.event);
-    (feed_key(row.user, row.position.as_u64()), value.finish())
+    (feed_key(row.user, row.position.as_u64()), encode_feed(row))
 }
 
 fn decode(user: UserId, key: &[u8], bytes: Bytes) -> Result<FeedRow> {
-    let mut value = Decoder::new("feeds", bytes)?;
-    Ok(FeedRow {
-        user,
-        position: Position::from_u64(u64_at("feeds", key, 16)?),
-        at: value.time()?,
-        previous: value.option(Decoder::position)?,
-        devices: value.list(|value| value.array().map(DeviceId::from_bytes))?,
-        event: value.rest(),
-    })
+    decode_feed(user, Position::from_u64(u64_at("feeds", key, 16)?), bytes)
 }
 
 fn rows(

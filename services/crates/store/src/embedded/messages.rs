@@ -2,16 +2,14 @@
 
 use bytes::Bytes;
 use fjall::OwnedWriteBatch;
-use wardline_domain::envelope::{MessageKind, Sealed, Sequence};
-use wardline_domain::{ConversationId, DeviceId, UserId};
+use wardline_domain::ConversationId;
+use wardline_domain::envelope::Sequence;
 
-use super::codec::{Decoder, Encoder, u64_at};
+use super::codec::u64_at;
 use super::engine::{Engine, Table, key};
 use crate::Result;
 use crate::conversations::MessageRow;
-
-/// A partition holds 2^10 sequences.
-const PARTITION_BITS: u32 = 10;
+use crate::encoding::conversations::{MESSAGE_PARTITION_BITS, decode_message, encode_message};
 
 /// Where the sequence stands in a key: behind the conversation.
 const SEQUENCE_AT: usize = 16;
@@ -21,35 +19,7 @@ pub(super) fn message_key(conversation: ConversationId, sequence: u64) -> Vec<u8
 }
 
 pub(super) fn encode(row: &MessageRow) -> (Vec<u8>, Bytes) {
-    let mut value = Encoder::new(88 + row.sealed.len());
-    value.raw(row.chain.as_bytes()).raw(row.sender.as_bytes()).raw(row.device.as_bytes()).u8(row.kind as u8);
-    value.time(row.accepted_at).position(row.position);
-    value.bytes(&row.sealed.envelope).raw(&row.sealed.mls_message);
-    (message_key(row.conversation, row.sequence.0), value.finish())
-}
-
-pub(super) fn decode(conversation: ConversationId, sequence: u64, bytes: Bytes) -> Result<MessageRow> {
-    let mut value = Decoder::new("messages", bytes)?;
-    Ok(MessageRow {
-        conversation,
-        sequence: Sequence(sequence),
-        chain: value.digest()?,
-        sender: UserId::from_bytes(value.array()?),
-        device: DeviceId::from_bytes(value.array()?),
-        kind: kind(&mut value)?,
-        accepted_at: value.time()?,
-        position: value.position()?,
-        sealed: Sealed { envelope: value.bytes()?, mls_message: value.rest() },
-    })
-}
-
-fn kind(value: &mut Decoder) -> Result<MessageKind> {
-    match value.u8()? {
-        1 => Ok(MessageKind::Application),
-        2 => Ok(MessageKind::Commit),
-        3 => Ok(MessageKind::ExternalCommit),
-        _ => Err(value.malformed("an unknown kind of message")),
-    }
+    (message_key(row.conversation, row.sequence.0), encode_message(row))
 }
 
 /// Messages above `after`, as far as the limits go.
@@ -67,7 +37,7 @@ pub(super) fn page(
     let range = table.range(&message_key(conversation, first), &message_key(conversation, u64::MAX));
     for row in range.take(limit) {
         let (key, value) = row?;
-        let row = decode(conversation, u64_at(table.name, &key, SEQUENCE_AT)?, value)?;
+        let row = decode_message(conversation, u64_at(table.name, &key, SEQUENCE_AT)?, value)?;
         bytes += row.sealed.len();
         if bytes > max_bytes && !page.is_empty() {
             break;
@@ -79,7 +49,7 @@ pub(super) fn page(
 
 /// Deletes the partitions that lie at or below `through` as a whole.
 pub(super) fn drop_through(engine: &Engine, conversation: ConversationId, through: Sequence) -> Result<()> {
-    let below = (through.0.saturating_add(1) >> PARTITION_BITS) << PARTITION_BITS;
+    let below = (through.0.saturating_add(1) >> MESSAGE_PARTITION_BITS) << MESSAGE_PARTITION_BITS;
     let Some(last) = below.checked_sub(1) else { return Ok(()) };
     let table = &engine.tables.messages;
     let mut sweep = Sweep::new(engine, table);

@@ -9,8 +9,8 @@ use wardline_domain::{DeviceId, Timestamp, UserId};
 use super::{Step, key_packages, tag};
 use crate::Result;
 use crate::directory::{Claimed, RequestId};
-use crate::embedded::codec::{Decoder, Encoder};
 use crate::embedded::engine::{Table, key};
+use crate::encoding::directory::{decode_claimed, encode_claimed};
 
 /// How long a claim is remembered.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -51,42 +51,15 @@ fn claim_at_key(at: Timestamp, name: &[u8]) -> Vec<u8> {
     key(&[&[tag::CLAIM_AT], &at.as_micros().to_be_bytes(), name])
 }
 
-fn encode(claimed: &Claimed) -> Bytes {
-    let mut value = Encoder::new(2048 * claimed.packages.len());
-    value.count(claimed.packages.len());
-    for package in &claimed.packages {
-        key_packages::encode(&mut value, package);
-    }
-    value.count(claimed.missing.len());
-    for device in &claimed.missing {
-        value.raw(device.as_bytes());
-    }
-    value.count(claimed.left.len());
-    for (device, left) in &claimed.left {
-        value.raw(device.as_bytes()).u32(*left);
-    }
-    value.finish()
-}
-
-fn decode(bytes: Bytes) -> Result<Claimed> {
-    let mut value = Decoder::new("claims", bytes)?;
-    let claimed = Claimed {
-        packages: value.list(key_packages::decode)?,
-        missing: value.list(|value| value.array().map(DeviceId::from_bytes))?,
-        left: value.list(|value| Ok((DeviceId::from_bytes(value.array()?), value.u32()?)))?,
-    };
-    value.finish(claimed)
-}
-
 pub(super) fn claim(step: &mut Step<'_>, claim: &Claim) -> Result<Claimed> {
     step.tell_time(claim.now);
     let name = claim.name();
     if let Some(bytes) = step.table().get(&claim_key(&name))? {
-        return decode(bytes);
+        return decode_claimed(bytes);
     }
     forget_old(step, claim.now)?;
     let claimed = take(step, claim)?;
-    step.insert(claim_key(&name), encode(&claimed));
+    step.insert(claim_key(&name), encode_claimed(&claimed));
     step.insert(claim_at_key(claim.now, &name), Bytes::new());
     Ok(claimed)
 }

@@ -4,13 +4,14 @@
 //! say to which. Those of ids and MLS keys are never removed.
 
 use bytes::Bytes;
-use wardline_domain::{DeviceId, Digest, TenantId, UserId};
+use wardline_domain::{DeviceId, Digest, UserId};
 
 use super::{Step, tag};
 use crate::Result;
-use crate::directory::{Appended, DeviceLogChange, DeviceLogRow, DeviceRow, MlsKeyRow};
-use crate::embedded::codec::{Decoder, Encoder, array_at, u64_at};
+use crate::directory::{Appended, DeviceLogRow, DeviceRow, MlsKeyRow};
+use crate::embedded::codec::{array_at, u64_at};
 use crate::embedded::engine::{Table, key, unusable};
+use crate::encoding::directory::{decode_device, decode_device_log, encode_device, encode_device_log};
 
 fn device_key(user: UserId, device: DeviceId) -> Vec<u8> {
     key(&[&[tag::DEVICE], user.as_bytes(), device.as_bytes()])
@@ -32,77 +33,14 @@ fn log_key(user: UserId, version: u64) -> Vec<u8> {
     key(&[&[tag::DEVICE_LOG], user.as_bytes(), &version.to_be_bytes()])
 }
 
-fn encode(row: &DeviceRow) -> Bytes {
-    let mut value = Encoder::new(512);
-    value.raw(row.tenant.as_bytes()).bytes(row.auth_key.as_bytes()).raw(row.thumbprint.as_bytes());
-    value.count(row.mls_keys.len());
-    for mls_key in &row.mls_keys {
-        value.raw(mls_key.principal.as_bytes()).u16(mls_key.suite).bytes(&mls_key.public_key);
-    }
-    value.bytes(&row.push_target).flag(row.revoked);
-    value.finish()
-}
-
-fn decode(user: UserId, device: DeviceId, bytes: Bytes) -> Result<DeviceRow> {
-    let mut value = Decoder::new("devices", bytes)?;
-    let row = DeviceRow {
-        device,
-        user,
-        tenant: TenantId::from_bytes(value.array()?),
-        auth_key: value.text()?,
-        thumbprint: value.digest()?,
-        mls_keys: value.list(mls_key)?,
-        push_target: value.bytes()?,
-        revoked: value.flag()?,
-    };
-    value.finish(row)
-}
-
-fn mls_key(value: &mut Decoder) -> Result<MlsKeyRow> {
-    let principal = UserId::from_bytes(value.array()?);
-    Ok(MlsKeyRow { principal, suite: value.u16()?, public_key: value.bytes()? })
-}
-
-fn encode_entry(entry: &DeviceLogRow) -> Bytes {
-    let device = encode(&entry.device);
-    let mut value = Encoder::new(160 + device.len() + entry.signature.len());
-    value.u8(entry.change as u8).raw(entry.device.device.as_bytes()).bytes(&device);
-    value.option(entry.signer, |value, signer| {
-        value.raw(signer.as_bytes());
-    });
-    value.bytes(&entry.signature).raw(entry.previous_hash.as_bytes()).raw(entry.hash.as_bytes()).time(entry.at);
-    value.finish()
-}
-
-fn decode_entry(user: UserId, version: u64, bytes: Bytes) -> Result<DeviceLogRow> {
-    let mut value = Decoder::new("device log", bytes)?;
-    let change = match value.u8()? {
-        1 => DeviceLogChange::Enrolled,
-        2 => DeviceLogChange::Revoked,
-        _ => return Err(value.malformed("an unknown change")),
-    };
-    let device = DeviceId::from_bytes(value.array()?);
-    let row = DeviceLogRow {
-        version,
-        change,
-        device: decode(user, device, value.bytes()?)?,
-        signer: value.option(|value| value.array().map(DeviceId::from_bytes))?,
-        signature: value.bytes()?,
-        previous_hash: value.digest()?,
-        hash: value.digest()?,
-        at: value.time()?,
-    };
-    value.finish(row)
-}
-
 pub(super) fn read(table: &Table, user: UserId, device: DeviceId) -> Result<Option<DeviceRow>> {
-    table.get(&device_key(user, device))?.map(|bytes| decode(user, device, bytes)).transpose()
+    table.get(&device_key(user, device))?.map(|bytes| decode_device(user, device, bytes)).transpose()
 }
 
 pub(super) fn all(table: &Table, user: UserId) -> Result<Vec<DeviceRow>> {
     let row = |row: Result<(Bytes, Bytes)>| {
         let (key, bytes) = row?;
-        decode(user, DeviceId::from_bytes(array_at("devices", &key, 17)?), bytes)
+        decode_device(user, DeviceId::from_bytes(array_at("devices", &key, 17)?), bytes)
     };
     table.prefix(&key(&[&[tag::DEVICE], user.as_bytes()])).map(row).collect()
 }
@@ -147,7 +85,7 @@ pub(super) fn log(table: &Table, user: UserId, after: u64, limit: usize) -> Resu
     let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
     let entry = |row: Result<(Bytes, Bytes)>| {
         let (key, bytes) = row?;
-        decode_entry(user, u64_at("device log", &key, 17)?, bytes)
+        decode_device_log(user, u64_at("device log", &key, 17)?, bytes)
     };
     table.range(&log_key(user, first), &log_key(user, u64::MAX)).take(limit).map(entry).collect()
 }
@@ -156,7 +94,7 @@ pub(super) fn log(table: &Table, user: UserId, after: u64, limit: usize) -> Resu
 fn log_head(table: &Table, user: UserId) -> Result<Option<DeviceLogRow>> {
     let Some(row) = table.range(&log_key(user, 0), &log_key(user, u64::MAX)).next_back() else { return Ok(None) };
     let (key, bytes) = row?;
-    decode_entry(user, u64_at("device log", &key, 17)?, bytes).map(Some)
+    decode_device_log(user, u64_at("device log", &key, 17)?, bytes).map(Some)
 }
 
 pub(super) fn append(step: &mut Step<'_>, entry: &DeviceLogRow) -> Result<Appended> {
@@ -187,8 +125,8 @@ fn write(step: &mut Step<'_>, entry: &DeviceLogRow) -> Result<()> {
             step.remove(thumbprint_key(stored.thumbprint));
         }
     }
-    step.insert(device_key(device.user, device.device), encode(device));
-    step.insert(log_key(device.user, entry.version), encode_entry(entry));
+    step.insert(device_key(device.user, device.device), encode_device(device));
+    step.insert(log_key(device.user, entry.version), encode_device_log(entry));
     let owner = key(&[device.user.as_bytes(), device.device.as_bytes()]);
     step.insert(thumbprint_key(device.thumbprint), owner.clone());
     if !device.revoked {

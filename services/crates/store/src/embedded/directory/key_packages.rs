@@ -11,6 +11,7 @@ use crate::Result;
 use crate::directory::{KeyPackageRow, KeyPackageStatus};
 use crate::embedded::codec::{Decoder, Encoder, array_at};
 use crate::embedded::engine::{Table, key, unusable};
+use crate::encoding::directory::{decode_key_package, encode_key_package};
 
 const TABLE: &str = "key_packages";
 
@@ -48,29 +49,10 @@ fn served_until_key(user: UserId, suite: u16, end: Timestamp, reference: &[u8]) 
     key(&[&[tag::SERVED_UNTIL], user.as_bytes(), &suite.to_be_bytes(), &end, reference])
 }
 
-/// Writes a whole row: claims keep them too.
-pub(super) fn encode(value: &mut Encoder, row: &KeyPackageRow) {
-    value.raw(row.user.as_bytes()).u16(row.suite).raw(row.device.as_bytes()).raw(row.reference.as_bytes());
-    value.flag(row.last_resort).time(row.not_after).raw(row.key_hash.as_bytes()).bytes(&row.bytes);
-}
-
-pub(super) fn decode(value: &mut Decoder) -> Result<KeyPackageRow> {
-    Ok(KeyPackageRow {
-        user: UserId::from_bytes(value.array()?),
-        suite: value.u16()?,
-        device: DeviceId::from_bytes(value.array()?),
-        reference: value.digest()?,
-        last_resort: value.flag()?,
-        not_after: value.time()?,
-        key_hash: value.digest()?,
-        bytes: value.bytes()?,
-    })
-}
-
 fn read(table: &Table, user: UserId, suite: u16, reference: Digest) -> Result<Option<KeyPackageRow>> {
     let Some(bytes) = table.get(&package_key(user, suite, reference))? else { return Ok(None) };
     let mut value = Decoder::new(TABLE, bytes)?;
-    let row = decode(&mut value)?;
+    let row = decode_key_package(&mut value)?;
     value.finish(Some(row))
 }
 
@@ -157,7 +139,7 @@ pub(super) fn publish(step: &mut Step<'_>, rows: &[KeyPackageRow], keep: u32) ->
 
 fn insert(step: &mut Step<'_>, row: &KeyPackageRow) {
     let mut value = Encoder::new(128 + row.bytes.len());
-    encode(&mut value, row);
+    encode_key_package(&mut value, row);
     step.insert(package_key(row.user, row.suite, row.reference), value.finish());
 }
 

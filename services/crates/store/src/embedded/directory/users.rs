@@ -1,13 +1,13 @@
 //! Users, by id and by what their issuer calls them.
 
-use bytes::Bytes;
 use wardline_domain::{TenantId, UserId};
 
 use super::{Step, tag};
 use crate::Result;
-use crate::directory::{Put, UserKind, UserRow};
-use crate::embedded::codec::{Decoder, Encoder, array_at};
+use crate::directory::{Put, UserRow};
+use crate::embedded::codec::array_at;
 use crate::embedded::engine::{Table, key, unusable};
+use crate::encoding::directory::{decode_user, encode_user};
 
 fn user_key(user: UserId) -> Vec<u8> {
     key(&[&[tag::USER], user.as_bytes()])
@@ -17,40 +17,8 @@ fn external_key(tenant: TenantId, external_id: &str) -> Vec<u8> {
     key(&[&[tag::EXTERNAL_ID], tenant.as_bytes(), external_id.as_bytes()])
 }
 
-fn encode(row: &UserRow) -> Bytes {
-    let mut value = Encoder::new(64 + row.external_id.len() + row.sealed_profile.len());
-    value.raw(row.tenant.as_bytes()).u8(row.kind as u8).bytes(row.external_id.as_bytes());
-    value.bytes(&row.sealed_profile).flag(row.deactivated).u64(row.version).raw(&row.request);
-    value.finish()
-}
-
-fn decode(user: UserId, bytes: Bytes) -> Result<UserRow> {
-    let mut value = Decoder::new("users", bytes)?;
-    let row = UserRow {
-        user,
-        tenant: TenantId::from_bytes(value.array()?),
-        kind: kind(&mut value)?,
-        external_id: value.text()?,
-        sealed_profile: value.bytes()?,
-        deactivated: value.flag()?,
-        version: value.u64()?,
-        request: value.array()?,
-    };
-    value.finish(row)
-}
-
-fn kind(value: &mut Decoder) -> Result<UserKind> {
-    match value.u8()? {
-        1 => Ok(UserKind::Person),
-        2 => Ok(UserKind::Service),
-        3 => Ok(UserKind::Role),
-        4 => Ok(UserKind::Guest),
-        _ => Err(value.malformed("an unknown kind of user")),
-    }
-}
-
 pub(super) fn read(table: &Table, user: UserId) -> Result<Option<UserRow>> {
-    table.get(&user_key(user))?.map(|bytes| decode(user, bytes)).transpose()
+    table.get(&user_key(user))?.map(|bytes| decode_user(user, bytes)).transpose()
 }
 
 pub(super) fn by_external_id(table: &Table, tenant: TenantId, external_id: &str) -> Result<Option<UserRow>> {
@@ -91,6 +59,6 @@ pub(super) fn update(step: &mut Step<'_>, row: &UserRow) -> Result<Put<UserRow>>
 
 /// The row before its index: who finds the index finds the row.
 fn write(step: &mut Step<'_>, row: &UserRow) {
-    step.insert(user_key(row.user), encode(row));
+    step.insert(user_key(row.user), encode_user(row));
     step.insert(external_key(row.tenant, &row.external_id), row.user.as_bytes().to_vec());
 }
