@@ -81,6 +81,17 @@ fn heads() {
 }
 
 #[test]
+fn a_head_of_every_kind_and_rule() {
+    use ConversationKind::{Direct, Group, Inbox, SelfNotes};
+    for kind in [Group, Direct, SelfNotes, Inbox] {
+        for membership in [MembershipRule::Members, MembershipRule::Admins] {
+            let one = Head { kind, policy: Policy { membership, ..head().policy }, ..head() };
+            assert_eq!(Head::decode(&one.encode()), Ok(one));
+        }
+    }
+}
+
+#[test]
 fn the_head_of_a_new_conversation() {
     let world = World::new();
     let bytes = world.conversation.head.as_ref().expect("created").encode();

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use wardline_domain::envelope::Sealed;
+use wardline_domain::envelope::{Generation, Sealed};
 use wardline_domain::failure::CauseKind;
+use wardline_domain::mls;
 use wardline_domain::{Cause, ConversationId, Digest, Failure, MessageId, Position, Timestamp, UserId};
 
 #[test]
@@ -17,6 +18,14 @@ fn a_position_is_incarnation_and_offset() {
     assert_eq!(Position::new(1 << 24, 0), None);
     assert_eq!(Position::new(0, 1 << 40), None);
     assert!(Position::new(2, 0) > Position::new(1, (1 << 40) - 1), "a new incarnation is after all of the old");
+}
+
+#[test]
+fn a_group_id_is_conversation_and_generation() {
+    let conversation = ConversationId::from_bytes([0xc5; 16]);
+    let id = mls::group_id(conversation, Generation(0x0102_0304));
+    assert_eq!(id[..16], [0xc5; 16]);
+    assert_eq!(id[16..], [1, 2, 3, 4]);
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //! Deliberately absent: clocks, stores, the directory, signatures; a Create's or an application message's MLS bytes, which
 //! ingest has read; whether an id is a UUIDv7 beyond its time.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -263,9 +264,9 @@ pub(super) fn member<'a>(roster: &'a Roster, submission: &Submission) -> Result<
 
 fn in_epoch(head: &Head, envelope: &Envelope) -> Result<(), RejectReason> {
     let (current, claimed) = ((head.generation, head.epoch), (envelope.generation, envelope.epoch));
-    match envelope.kind {
-        _ if claimed == current => Ok(()),
-        MessageKind::Commit | MessageKind::ExternalCommit if claimed < current => Err(RejectReason::EpochConflict),
+    match (claimed.cmp(&current), envelope.kind) {
+        (Ordering::Equal, _) => Ok(()),
+        (Ordering::Less, MessageKind::Commit | MessageKind::ExternalCommit) => Err(RejectReason::EpochConflict),
         _ => Err(RejectReason::StaleEpoch),
     }
 }
