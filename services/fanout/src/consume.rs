@@ -10,17 +10,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use prost::Message as _;
 use wardline_domain::conversation::{Conversation, Head, Outcome, OutcomeKey, Prior, PriorOutcome, apply};
 use wardline_domain::record::Record;
 use wardline_domain::{Cause, ConversationId, Failure};
 use wardline_log::fold::{Fold, Folds};
-use wardline_log::{EventLog, Headers, LogRecord, NewRecord, Partition, Started, Topic};
-use wardline_proto::convert::ids::bytes32;
+use wardline_log::{EventLog, Headers, LogRecord, Partition, Started, Topic};
 use wardline_proto::convert::record::decode;
-use wardline_proto::internal::v1 as wire;
+use wardline_runtime::consumer::{belongs, trace_context};
+use wardline_runtime::health::FoldHealth;
 use wardline_store::Conversations;
 use wardline_store::checkpoints::Checkpoint;
 use wardline_store::conversations::{HeadRow, OutcomeRow};
@@ -28,19 +26,16 @@ use wardline_store::conversations::{HeadRow, OutcomeRow};
 use crate::Options;
 use crate::cache::{Cache, Entry, Share};
 use crate::effects::Effects;
-use crate::health::Health;
 use crate::outcome::{Applied, Frame};
 
 /// How many rosters are read at once.
 const ROSTER_READS: usize = 16;
-/// The headers that go on with what a record causes: W3C trace context.
-const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
 
 /// Makes the folds of the partitions of `conversations`.
 pub struct Fanout {
     log: Arc<dyn EventLog>,
     conversations: Arc<dyn Conversations>,
-    health: Health,
+    health: FoldHealth,
     cache: Arc<Cache>,
     frame: Frame,
 }
@@ -56,7 +51,7 @@ impl Fanout {
     pub fn new(
         log: Arc<dyn EventLog>,
         conversations: Arc<dyn Conversations>,
-        health: Health,
+        health: FoldHealth,
         options: &Options,
     ) -> Self {
         let frame = Frame { feeds: log.partitions(Topic::Feeds), inline_bytes: options.inline_bytes };
@@ -85,6 +80,10 @@ impl Folds for Fanout {
 
     async fn revoked(&self, partition: u32, _fold: PartitionFold) {
         self.health.resumed(partition);
+    }
+
+    fn following(&self, following: bool) {
+        self.health.following(following);
     }
 
     fn paused(&self, partition: u32, _failure: &Failure) {
@@ -147,7 +146,7 @@ impl PartitionFold {
         for raw in batch {
             match self.decode_one(raw) {
                 Ok(record) => records.push((record, trace_context(raw))),
-                Err(reason) => self.bury(raw, &reason, effects),
+                Err(reason) => effects.dead_letters.bury(&*self.log, self.partition, raw, reason),
             }
         }
         records
@@ -155,30 +154,8 @@ impl PartitionFold {
 
     fn decode_one(&self, raw: &LogRecord) -> Result<Record, String> {
         let record = decode(raw.position, raw.payload.clone()).map_err(|violation| violation.to_string())?;
-        let count = self.log.partitions(self.partition.topic);
-        if count.partition_of(record.conversation.as_bytes()) != self.partition.index {
-            // Two owners would order one conversation.
-            return Err("conversation_id: belongs to another partition".to_owned());
-        }
+        belongs(&*self.log, record.conversation.as_bytes(), self.partition)?;
         Ok(record)
-    }
-
-    fn bury(&self, raw: &LogRecord, reason: &str, effects: &mut Effects) {
-        let partition = self.partition.index;
-        tracing::error!(partition, position = %raw.position, reason, "a record does not decode");
-        let digest = raw.digest();
-        let letter = wire::DeadLetterRecord {
-            topic: self.partition.topic.name().to_owned(),
-            partition,
-            position: raw.position.as_u64(),
-            reason: reason.to_owned(),
-            digest: bytes32(&digest),
-        };
-        let (key, _) = digest.as_bytes().split_first_chunk::<16>().expect("a digest has 32 bytes");
-        let index = self.log.partitions(Topic::DeadLetters).partition_of(key);
-        let payload = letter.encode_to_vec().into();
-        let record = NewRecord { key: Bytes::copy_from_slice(key), payload, headers: trace_context(raw) };
-        effects.dead_letters.entry(Partition { topic: Topic::DeadLetters, index }).or_default().push(record);
     }
 
     /// Copies of all conversations that the records name.
@@ -261,11 +238,6 @@ fn lookups(records: &[(Record, Headers)], working: &BTreeMap<ConversationId, Wor
 
 fn known(row: Option<OutcomeRow>) -> Prior {
     row.map_or(Prior::None, |row| Prior::Known(PriorOutcome { position: row.position, payload: row.payload }))
-}
-
-fn trace_context(raw: &LogRecord) -> Headers {
-    let known = |name: &str| TRACE_CONTEXT.into_iter().find(|known| *known == name);
-    raw.headers.iter().filter_map(|(name, value)| Some((known(name)?, value.clone()))).collect()
 }
 
 /// A conversation as the batch changes it.

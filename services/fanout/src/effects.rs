@@ -11,27 +11,21 @@
 //!
 //! Deliberately absent: skipping what was done before. Every part is the same when it is done again.
 
-use std::collections::BTreeMap;
-use std::mem;
-
 use wardline_domain::Failure;
-use wardline_log::{EventLog, NewRecord, Partition, Topic};
+use wardline_log::{EventLog, Partition, Topic, append};
+use wardline_runtime::consumer::DeadLetters;
 use wardline_store::Conversations;
 use wardline_store::conversations::{HeadRow, RowBatch};
 
-use crate::append;
-use crate::feed_records::{FeedEvent, Numbering, PendingRecord};
-
-/// How many bytes of feed records are on their way at once, about: one wave.
-const WAVE_BYTES: usize = 1 << 20;
+use crate::feed_records::{FeedEvent, Numbering};
 
 /// What a batch came to.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Messages, outcomes, roster versions, memberships.
     pub(crate) rows: RowBatch,
-    /// Records that do not decode, with their partition of `deadletters`.
-    pub(crate) dead_letters: BTreeMap<Partition, Vec<NewRecord>>,
+    /// Records that do not decode.
+    pub(crate) dead_letters: DeadLetters,
     /// In source order.
     pub(crate) feed_events: Vec<FeedEvent>,
     /// Of the conversations that changed, by id.
@@ -49,7 +43,7 @@ impl Effects {
         if self.rows != RowBatch::default() {
             conversations.put_rows(&self.rows).await?;
         }
-        append::all(log, &self.dead_letters).await?;
+        append::all(log, self.dead_letters.batches()).await?;
         self.tell(source, log).await?;
         if !self.heads.is_empty() {
             conversations.put_heads(&self.heads).await?;
@@ -59,18 +53,9 @@ impl Effects {
 
     async fn tell(&self, source: Partition, log: &dyn EventLog) -> Result<(), Failure> {
         let mut numbering = Numbering::default();
-        let mut wave = BTreeMap::<Partition, Vec<PendingRecord<'_>>>::new();
-        let mut bytes = 0;
-        for event in &self.feed_events {
-            for (index, record) in numbering.records(source.source(), event) {
-                wave.entry(Partition { topic: Topic::Feeds, index }).or_default().push(record);
-            }
-            bytes += event.bytes();
-            if bytes >= WAVE_BYTES {
-                append::all(log, &mem::take(&mut wave)).await?;
-                bytes = 0;
-            }
-        }
-        append::all(log, &wave).await
+        let records = self.feed_events.iter().flat_map(|event| numbering.records(source.source(), event));
+        let records: Vec<_> =
+            records.map(|(index, record)| (Partition { topic: Topic::Feeds, index }, record)).collect();
+        append::in_waves(log, &records).await
     }
 }

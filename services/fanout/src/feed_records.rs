@@ -13,11 +13,10 @@ use prost::Message as _;
 use wardline_domain::partition::PartitionCount;
 use wardline_domain::roster::{Audience, Recipient};
 use wardline_domain::{Position, UserId};
+use wardline_log::append::Pending;
 use wardline_log::{Headers, NewRecord};
 use wardline_proto::convert::ids::bytes16;
 use wardline_proto::internal::v1 as wire;
-
-use crate::append::Pending;
 
 /// The most recipients of one record.
 pub(crate) const MAX_RECIPIENTS: usize = 4096;
@@ -100,11 +99,6 @@ impl FeedEvent {
     ) -> Self {
         let event = wire::FeedEventRecord { event: Some(event), ..Default::default() }.encode_to_vec().into();
         Self { position, to, event, headers }
-    }
-
-    /// How many bytes its records take, about.
-    pub(crate) fn bytes(&self) -> usize {
-        self.to.parts.iter().map(|part| part.recipients.len() + self.event.len()).sum()
     }
 }
 

@@ -7,43 +7,22 @@
 //!
 //! Deliberately absent: clocks, the directory, the registry, gRPC. What fanout must know comes in the log.
 
-mod append;
 mod cache;
 mod consume;
 mod effects;
 mod feed_records;
-mod health;
 mod outcome;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use wardline_log::fold::{self, Ended};
-use wardline_log::{EventLog, FetchLimits, Group, Start, Topic};
-use wardline_store::Stores;
+use wardline_log::{FetchLimits, Topic};
+use wardline_runtime::consumer::Deps;
 
 pub use self::consume::{Fanout, PartitionFold};
 pub use self::effects::Effects;
-pub use self::health::Health;
-
-/// What the role runs on.
-#[derive(Clone)]
-pub struct Deps {
-    /// Where conversations come from and feed records go.
-    pub log: Arc<dyn EventLog>,
-    /// Where rows, heads and checkpoints lie.
-    pub stores: Stores,
-    /// Is told of partitions that wait for an engine.
-    pub health: Health,
-}
-
-impl fmt::Debug for Deps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Deps")
-    }
-}
 
 /// How the role runs.
 #[derive(Debug, Clone)]
@@ -74,12 +53,9 @@ impl Default for Options {
 pub async fn run(deps: Deps, options: Options, stop: CancellationToken) -> Ended {
     let Deps { log, stores, health } = deps;
     let driven = fold::Options {
-        topic: Topic::Conversations,
-        group: Group::Named("fanout"),
         limits: options.limits,
-        start: Start::Oldest,
-        checkpointed: true,
         trim_every: options.trim_every,
+        ..fold::Options::named(Topic::Conversations, "fanout")
     };
     let fanout = Fanout::new(Arc::clone(&log), stores.conversations, health, &options);
     fold::run(log, stores.checkpoints, Arc::new(fanout), driven, stop).await

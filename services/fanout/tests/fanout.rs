@@ -13,13 +13,13 @@ use wardline_domain::record::Control;
 use wardline_fanout::Options;
 use wardline_log::Topic;
 use wardline_log::fold::Fold as _;
+use wardline_log::laws::{Fault, MemoryLog};
 use wardline_proto::internal::v1 as wire;
 use wardline_proto::internal::v1::feed_event_record::Event;
 use wardline_store::Stores;
 use wardline_store::conversations::OutcomeResult;
 use wardline_store::laws::faulty::{Faults, faulty_with_switch};
 
-use self::support::log::{Fault, MemoryLog, PARTITIONS};
 use self::support::script::{Script, Sends, device, user};
 use self::support::{Left, conversation_in, drive, feeds, fold, left, source, stores};
 
@@ -60,7 +60,7 @@ async fn calm(script: &Script, batch: usize) -> Left {
 }
 
 fn events_of(left: &Left, n: u8) -> Vec<&Event> {
-    let events = &left.feeds[&PARTITIONS.partition_of(user(n).as_bytes())];
+    let events = &left.feeds[&MemoryLog::PARTITIONS.partition_of(user(n).as_bytes())];
     let is_for = |event: &&wire::FeedEventRecord| {
         event.recipients.iter().any(|recipient| recipient.user_id == user(n).as_bytes()[..])
     };

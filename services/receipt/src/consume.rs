@@ -10,20 +10,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use prost::Message as _;
 use wardline_domain::{Failure, UserId};
 use wardline_log::fold::{Fold, Folds};
-use wardline_log::{EventLog, LogRecord, NewRecord, Partition, Started, Topic};
-use wardline_proto::convert::ids::{bytes16, bytes32};
+use wardline_log::{EventLog, LogRecord, Partition, Started, Topic};
+use wardline_proto::convert::ids::bytes16;
 use wardline_proto::internal::v1 as wire;
+use wardline_runtime::consumer::belongs;
+use wardline_runtime::health::FoldHealth;
 use wardline_store::Watermarks;
 use wardline_store::checkpoints::Checkpoint;
 use wardline_store::feeds::WatermarkKey;
 use wardline_store::watermarks::WatermarkRow;
 
 use crate::effects::{Effects, Summary};
-use crate::health::Health;
 use crate::record::{Flush, decode};
 use crate::watermark::{advance, unreported};
 
@@ -34,7 +33,7 @@ const MAX_WATERMARKS: usize = 1024;
 pub struct Receipts {
     log: Arc<dyn EventLog>,
     watermarks: Arc<dyn Watermarks>,
-    health: Health,
+    health: FoldHealth,
 }
 
 impl fmt::Debug for Receipts {
@@ -45,7 +44,7 @@ impl fmt::Debug for Receipts {
 
 impl Receipts {
     /// Over a log and a store.
-    pub fn new(log: Arc<dyn EventLog>, watermarks: Arc<dyn Watermarks>, health: Health) -> Self {
+    pub fn new(log: Arc<dyn EventLog>, watermarks: Arc<dyn Watermarks>, health: FoldHealth) -> Self {
         Self { log, watermarks, health }
     }
 }
@@ -66,6 +65,10 @@ impl Folds for Receipts {
 
     async fn revoked(&self, partition: u32, _fold: PartitionFold) {
         self.health.resumed(partition);
+    }
+
+    fn following(&self, following: bool) {
+        self.health.following(following);
     }
 
     fn paused(&self, partition: u32, _failure: &Failure) {
@@ -141,7 +144,7 @@ impl PartitionFold {
         for raw in batch {
             match self.decode_one(raw) {
                 Ok(flush) => flushes.push(flush),
-                Err(reason) => self.bury(raw, &reason, effects),
+                Err(reason) => effects.dead_letters.bury(&*self.log, self.partition, raw, reason),
             }
         }
         flushes
@@ -149,30 +152,8 @@ impl PartitionFold {
 
     fn decode_one(&self, raw: &LogRecord) -> Result<Flush, String> {
         let flush = decode(raw.payload.clone()).map_err(|violation| violation.to_string())?;
-        let count = self.log.partitions(self.partition.topic);
-        if count.partition_of(flush.conversation.as_bytes()) != self.partition.index {
-            // Two owners would merge one conversation's receipts.
-            return Err("conversation_id: belongs to another partition".to_owned());
-        }
+        belongs(&*self.log, flush.conversation.as_bytes(), self.partition)?;
         Ok(flush)
-    }
-
-    fn bury(&self, raw: &LogRecord, reason: &str, effects: &mut Effects) {
-        let partition = self.partition.index;
-        tracing::error!(partition, position = %raw.position, reason, "a record does not decode");
-        let digest = raw.digest();
-        let letter = wire::DeadLetterRecord {
-            topic: self.partition.topic.name().to_owned(),
-            partition,
-            position: raw.position.as_u64(),
-            reason: reason.to_owned(),
-            digest: bytes32(&digest),
-        };
-        let (key, _) = digest.as_bytes().split_first_chunk::<16>().expect("a digest has 32 bytes");
-        let index = self.log.partitions(Topic::DeadLetters).partition_of(key);
-        let payload = letter.encode_to_vec().into();
-        let record = NewRecord { key: Bytes::copy_from_slice(key), payload, headers: Vec::new() };
-        effects.dead_letters.entry(Partition { topic: Topic::DeadLetters, index }).or_default().push(record);
     }
 
     /// The stored rows of the devices that report.
@@ -192,9 +173,9 @@ impl PartitionFold {
             let states: Vec<_> = keys.iter().filter_map(|key| rows.get(key)).map(state).collect();
             let summary = |watermarks: &[wire::WatermarkRecord]| {
                 let user_id = bytes16(user.as_bytes());
-                Summary::new(wire::ReceiptSummaryRecord { user_id, watermarks: watermarks.to_vec() })
+                (to, Summary::new(wire::ReceiptSummaryRecord { user_id, watermarks: watermarks.to_vec() }))
             };
-            effects.summaries.entry(to).or_default().extend(states.chunks(MAX_WATERMARKS).map(summary));
+            effects.summaries.extend(states.chunks(MAX_WATERMARKS).map(summary));
         }
     }
 }

@@ -6,27 +6,25 @@
 //! Deliberately absent: leaving out summaries that tell nothing new. After a crash between the two steps the stored rows
 //! already hold the change, and only the unconditional summary still tells it.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use prost::Message as _;
 use wardline_domain::Failure;
+use wardline_log::append::{self, Pending};
 use wardline_log::{EventLog, NewRecord, Partition};
 use wardline_proto::internal::v1 as wire;
+use wardline_runtime::consumer::DeadLetters;
 use wardline_store::Watermarks;
 use wardline_store::watermarks::WatermarkRow;
-
-use crate::append::{self, Pending};
 
 /// What a batch came to.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// As they are after the batch.
     pub(crate) watermarks: Vec<WatermarkRow>,
-    /// By feeds partition.
-    pub(crate) summaries: BTreeMap<Partition, Vec<Summary>>,
-    /// Records that do not decode, by partition of `deadletters`.
-    pub(crate) dead_letters: BTreeMap<Partition, Vec<NewRecord>>,
+    /// With their feeds partitions.
+    pub(crate) summaries: Vec<(Partition, Summary)>,
+    /// Records that do not decode.
+    pub(crate) dead_letters: DeadLetters,
 }
 
 impl Effects {
@@ -35,7 +33,7 @@ impl Effects {
         if !self.watermarks.is_empty() {
             watermarks.put(&self.watermarks).await?;
         }
-        append::all(log, &self.dead_letters).await?;
+        append::all(log, self.dead_letters.batches()).await?;
         append::in_waves(log, &self.summaries).await
     }
 }

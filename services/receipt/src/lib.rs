@@ -7,44 +7,23 @@
 //! Deliberately absent: counts. Above 64 members pushes will carry counts instead of each device's state; until then they
 //! always carry the state. Also absent: accept, decline and escalation, which the protocol reserves.
 
-mod append;
 mod consume;
 mod effects;
-mod health;
 mod record;
 mod service;
 mod watermark;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use wardline_log::fold::{self, Ended};
-use wardline_log::{EventLog, FetchLimits, Group, Start, Topic};
-use wardline_store::Stores;
+use wardline_log::{FetchLimits, Topic};
+use wardline_runtime::consumer::Deps;
 
 pub use self::consume::{PartitionFold, Receipts};
 pub use self::effects::Effects;
-pub use self::health::Health;
 pub use self::service::{Deps as ServiceDeps, Service, service};
-
-/// What the fold runs on.
-#[derive(Clone)]
-pub struct Deps {
-    /// Where receipts come from and summaries go.
-    pub log: Arc<dyn EventLog>,
-    /// Where watermarks and checkpoints lie.
-    pub stores: Stores,
-    /// Is told of partitions that wait for an engine.
-    pub health: Health,
-}
-
-impl fmt::Debug for Deps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Deps")
-    }
-}
 
 /// How the fold runs.
 #[derive(Debug, Clone)]
@@ -65,12 +44,9 @@ impl Default for Options {
 pub async fn run(deps: Deps, options: Options, stop: CancellationToken) -> Ended {
     let Deps { log, stores, health } = deps;
     let driven = fold::Options {
-        topic: Topic::Receipts,
-        group: Group::Named("receipt"),
         limits: options.limits,
-        start: Start::Oldest,
-        checkpointed: true,
         trim_every: options.trim_every,
+        ..fold::Options::named(Topic::Receipts, "receipt")
     };
     let receipts = Receipts::new(Arc::clone(&log), stores.watermarks, health);
     fold::run(log, stores.checkpoints, Arc::new(receipts), driven, stop).await

@@ -12,15 +12,16 @@ use prost::Message as _;
 use wardline_domain::failure::CauseKind;
 use wardline_domain::{Failure, Position, Timestamp, UserId};
 use wardline_log::fold::{Fold as _, Folds as _};
+use wardline_log::laws::{Fault, MemoryLog};
 use wardline_log::{EventLog, LogRecord, Started, Topic};
 use wardline_proto::convert::ids::bytes16;
 use wardline_proto::internal::v1 as wire;
-use wardline_receipt::{Health, PartitionFold, Receipts};
+use wardline_receipt::{PartitionFold, Receipts};
+use wardline_runtime::health::FoldHealth;
 use wardline_store::Stores;
 use wardline_store::laws::faulty::{Faults, faulty_with_switch};
 use wardline_store::watermarks::WatermarkRow;
 
-use self::support::log::{Fault, MemoryLog};
 use self::support::{conversation, device, stores, user};
 
 type Reported = (u8, u64, u64, u64);
@@ -93,7 +94,7 @@ async fn left(log: &MemoryLog, stores: &Stores) -> Left {
 async fn fold(log: &Arc<MemoryLog>, stores: &Stores) -> PartitionFold {
     let partition = log.partitions(Topic::Receipts).partition_of(conversation().as_bytes());
     let log: Arc<dyn EventLog> = Arc::clone(log) as _;
-    let receipts = Receipts::new(log, Arc::clone(&stores.watermarks), Health::default());
+    let receipts = Receipts::new(log, Arc::clone(&stores.watermarks), FoldHealth::default());
     receipts.assigned(partition, None, Started { oldest: None, end: Position::default() }).await.unwrap()
 }
 

@@ -12,6 +12,7 @@ use wardline_domain::conversation::{Conversation, Outcome, Prior, apply};
 use wardline_domain::envelope::{Epoch, Generation};
 use wardline_domain::record::{BlobRef, Body, ConversationKind, Create, GroupStateRef, Policy, Record};
 use wardline_domain::{Digest, Position, TenantId, Timestamp};
+use wardline_log::laws::{Fault, MemoryLog};
 use wardline_log::{EventLog, Topic};
 use wardline_proto::reason::Reason;
 use wardline_proto::v1;
@@ -25,7 +26,6 @@ use wardline_store::Stores;
 use wardline_store::conversations::{HeadRow, MembersRow, RowBatch};
 use wardline_store::watermarks::WatermarkRow;
 
-use self::support::log::{Fault, MemoryLog};
 use self::support::{conversation, device, stores, user};
 
 const TENANT: TenantId = TenantId::from_bytes([9; 16]);

@@ -1,10 +1,11 @@
 //! The event log: what makes an acknowledgement durable and everything else derivable.
 //!
-//! Here are the seam ([`EventLog`], [`Subscription`]), the one fold driver that every consumer runs on ([`fold`]), the laws
-//! every engine keeps ([`laws`]) and the embedded engine ([`embedded`]).
+//! Here are the seam ([`EventLog`], [`Subscription`]), the one fold driver that every consumer runs on ([`fold`]), how it
+//! appends what a batch came to ([`append`]), the laws every engine keeps ([`laws`]) and the embedded engine ([`embedded`]).
 //!
 //! Deliberately absent: what a record means.
 
+pub mod append;
 pub mod embedded;
 pub mod fold;
 pub mod laws;

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
-pub mod log;
 pub mod script;
 
 use std::collections::BTreeMap;
@@ -12,14 +11,15 @@ use prost::Message as _;
 use wardline_domain::conversation::Head;
 use wardline_domain::roster::Roster;
 use wardline_domain::{ConversationId, Position};
-use wardline_fanout::{Fanout, Health, Options, PartitionFold};
+use wardline_fanout::{Fanout, Options, PartitionFold};
 use wardline_log::fold::{Fold as _, Folds as _};
+use wardline_log::laws::MemoryLog;
 use wardline_log::{EventLog, LogRecord, Partition, Started, Topic};
 use wardline_proto::internal::v1 as wire;
+use wardline_runtime::health::FoldHealth;
 use wardline_store::Stores;
 use wardline_store::conversations::{MembershipRow, MessageRow, OutcomeRow};
 
-use self::log::MemoryLog;
 use self::script::{Script, user};
 
 /// Embedded stores in a folder that lives as long as they are used.
@@ -30,7 +30,7 @@ pub fn stores() -> (Stores, tempfile::TempDir) {
 
 pub async fn fold(log: &Arc<MemoryLog>, stores: &Stores, options: &Options, partition: u32) -> PartitionFold {
     let log: Arc<dyn EventLog> = Arc::clone(log) as _;
-    let fanout = Fanout::new(log, Arc::clone(&stores.conversations), Health::default(), options);
+    let fanout = Fanout::new(log, Arc::clone(&stores.conversations), FoldHealth::default(), options);
     let started = Started { oldest: None, end: Position::default() };
     fanout.assigned(partition, None, started).await.unwrap()
 }
@@ -114,6 +114,6 @@ pub fn conversation_in(partition: u32, nth: usize) -> ConversationId {
         id[12..].copy_from_slice(&n.to_be_bytes());
         id
     });
-    let of_partition = ids.filter(|id| log::PARTITIONS.partition_of(id) == partition);
+    let of_partition = ids.filter(|id| MemoryLog::PARTITIONS.partition_of(id) == partition);
     of_partition.map(ConversationId::from_bytes).nth(nth).unwrap()
 }

@@ -1,8 +1,6 @@
-//! A log in memory that fails on demand, and short names for people.
+//! Stores, and short names for people.
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
-
-pub mod log;
 
 use wardline_domain::{ConversationId, DeviceId, UserId};
 use wardline_store::Stores;

@@ -11,6 +11,8 @@ use tonic::service::Routes;
 use wardline_log::fold;
 use wardline_runtime::audit::Audit;
 use wardline_runtime::auth::{AuthLayer, Authenticator};
+use wardline_runtime::consumer;
+use wardline_runtime::health::{FoldHealth, Health};
 use wardline_runtime::members::Members;
 use wardline_runtime::revocations::Revocations;
 use wardline_runtime::serve::{self, Bound};
@@ -34,6 +36,7 @@ pub struct Parts {
     pub(super) listeners: TaskTracker,
     pub(super) folds: TaskTracker,
     pub(super) fault: mpsc::Sender<Fault>,
+    pub(super) health: Health,
 }
 
 impl Parts {
@@ -54,11 +57,31 @@ impl Parts {
             clock: over.clock.clone(),
         };
         let (listeners, folds) = (TaskTracker::new(), TaskTracker::new());
-        Ok(Self { over, members, revocations, authenticator, drain, stop, listeners, folds, fault })
+        Ok(Self {
+            over,
+            members,
+            revocations,
+            authenticator,
+            drain,
+            stop,
+            listeners,
+            folds,
+            fault,
+            health: Health::default(),
+        })
     }
 
     pub(super) fn audit(&self, role: Role) -> Audit {
         Audit { log: Arc::clone(&self.over.log), role: role.name(), clock: self.over.clock.clone() }
+    }
+
+    /// What a role that folds a topic runs on.
+    pub(super) fn consumer(&self, role: Role) -> consumer::Deps {
+        consumer::Deps {
+            log: Arc::clone(&self.over.log),
+            stores: self.over.stores.clone(),
+            health: FoldHealth::of(&self.health.role(role.name())),
+        }
     }
 
     /// Sessions are needed for everything but `open`.

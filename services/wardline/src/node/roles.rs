@@ -30,11 +30,7 @@ pub(super) async fn ingest(parts: &Parts, options: &NodeOptions, to: &mut Addres
 }
 
 pub(super) fn fanout(parts: &Parts, options: &NodeOptions) {
-    let deps = wardline_fanout::Deps {
-        log: Arc::clone(&parts.over.log),
-        stores: parts.over.stores.clone(),
-        health: wardline_fanout::Health::default(),
-    };
+    let deps = parts.consumer(Role::Fanout);
     parts.fold(Role::Fanout, wardline_fanout::run(deps, options.fanout.clone(), parts.stop.clone()));
 }
 
@@ -80,11 +76,7 @@ pub(super) async fn receipt(parts: &Parts, options: &NodeOptions, to: &mut Addre
     let address =
         parts.listen("receipt", options.listen.receipt, Routes::new(service), parts.auth(&[]), options).await?;
     to.insert("receipt", address);
-    let deps = wardline_receipt::Deps {
-        log: Arc::clone(&parts.over.log),
-        stores: parts.over.stores.clone(),
-        health: wardline_receipt::Health::default(),
-    };
+    let deps = parts.consumer(Role::Receipt);
     let fold = wardline_receipt::run(deps, wardline_receipt::Options::default(), parts.stop.clone());
     parts.fold(Role::Receipt, fold);
     Ok(())

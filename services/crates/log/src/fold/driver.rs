@@ -24,6 +24,8 @@ use crate::topic::Partition;
 
 /// Batches that wait for one partition's task.
 const QUEUED_BATCHES: usize = 4;
+/// A topic that failed is followed again when this long after the next try nothing failed: it may have nothing to give.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A partition that is this driver's.
 struct Slot {
@@ -62,6 +64,7 @@ pub(super) struct Driver<F: Folds> {
     reporter: mpsc::UnboundedSender<(u32, TaskId, Report)>,
     reports: mpsc::UnboundedReceiver<(u32, TaskId, Report)>,
     trimming: bool,
+    following: bool,
 }
 
 impl<F: Folds> Driver<F> {
@@ -84,12 +87,16 @@ impl<F: Folds> Driver<F> {
             reporter,
             reports,
             trimming: false,
+            following: false,
         }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) -> Ended {
         let ended = match self.subscribe(&stop).await {
-            Ok(subscription) => self.follow(subscription, &stop).await,
+            Ok(subscription) => {
+                self.following(true);
+                self.follow(subscription, &stop).await
+            }
             Err(ended) => ended,
         };
         self.finish(ended).await
@@ -107,6 +114,13 @@ impl<F: Folds> Driver<F> {
                 }
                 Err(failure) => return Err(Ended::Halted { partition: None, failure }),
             }
+        }
+    }
+
+    fn following(&mut self, following: bool) {
+        if self.following != following {
+            self.following = following;
+            self.folds.following(following);
         }
     }
 
@@ -129,16 +143,22 @@ impl<F: Folds> Driver<F> {
                     self.trim();
                     Ok(())
                 }
+                () = quiet(not_before), if !self.following => {
+                    self.following(true);
+                    Ok(())
+                }
                 polled = next(&mut *subscription, not_before) => {
                     not_before = None;
                     match polled {
                         Ok(event) => {
                             backoff.reset();
+                            self.following(true);
                             self.event(&mut *subscription, event);
                             Ok(())
                         }
                         Err(failure) if passes(&failure) => {
                             tracing::warn!(topic = self.options.topic.name(), %failure, "cannot follow");
+                            self.following(false);
                             not_before = Some(Instant::now() + backoff.pause());
                             Ok(())
                         }
@@ -393,6 +413,11 @@ async fn next(subscription: &mut dyn Subscription, not_before: Option<Instant>) 
         tokio::time::sleep_until(at).await;
     }
     subscription.next().await
+}
+
+/// Until a try has gone on for a while.
+async fn quiet(not_before: Option<Instant>) {
+    tokio::time::sleep_until(not_before.unwrap_or_else(Instant::now) + QUIET).await;
 }
 
 /// A fold that panicked ends the driver as it would have ended a thread. `None` for a task that was aborted.

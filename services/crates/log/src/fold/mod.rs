@@ -61,6 +61,10 @@ pub trait Folds: Send + Sync + 'static {
     /// A partition was taken away, or the driver ends. The fold is given back. If it was paused, this ends the pause too.
     async fn revoked(&self, partition: u32, fold: Self::Fold);
 
+    /// The topic can be followed, or cannot: the log is away, and is asked again. Told at every change, the first when the
+    /// subscription stands. For health.
+    fn following(&self, _following: bool) {}
+
     /// A batch could not be folded or done: it is tried again after a pause. For health.
     fn paused(&self, _partition: u32, _failure: &Failure) {}
 
@@ -83,6 +87,20 @@ pub struct Options {
     pub checkpointed: bool,
     /// How often the store is flushed and the log trimmed behind it; only for a [`Group::Named`] with checkpoints.
     pub trim_every: Duration,
+}
+
+impl Options {
+    /// Shares a topic under the group's name, each partition from its checkpoint on or else from its oldest record.
+    pub fn named(topic: Topic, group: &'static str) -> Self {
+        Self {
+            topic,
+            group: Group::Named(group),
+            limits: FetchLimits::default(),
+            start: Start::Oldest,
+            checkpointed: true,
+            trim_every: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Why the driver ended.

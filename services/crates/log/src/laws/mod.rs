@@ -10,6 +10,7 @@ mod faulty;
 mod folding;
 mod following;
 mod groups;
+mod memory;
 mod retention;
 mod toy;
 
@@ -28,6 +29,7 @@ pub use self::faulty::{Faults, Faulty};
 pub use self::folding::*;
 pub use self::following::*;
 pub use self::groups::*;
+pub use self::memory::{Fault, MemoryLog};
 pub use self::retention::*;
 pub use self::toy::MemoryCheckpoints;
 use crate::seam::{Event, EventLog, FetchLimits, Group, LogRecord, NewRecord, Refused, Start, Started, Subscription};

@@ -4,14 +4,17 @@
 //! record that is not in the log must not get there before it.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::num::NonZeroU32;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use wardline_domain::{Cause, Failure};
-use wardline_log::{Appended, EventLog, NewRecord, Partition, Permit, Refused};
+
+use crate::seam::{Appended, EventLog, NewRecord, Permit, Refused};
+use crate::topic::Partition;
+use crate::{Cause, Failure};
 
 /// Something that becomes a record once there is room for it.
-pub(crate) trait Pending: Sync {
+pub trait Pending: Sync {
     /// How many bytes key and payload will take, exactly.
     fn bytes(&self) -> usize;
 
@@ -29,13 +32,46 @@ impl Pending for NewRecord {
     }
 }
 
+impl<T: Pending> Pending for &T {
+    fn bytes(&self) -> usize {
+        T::bytes(self)
+    }
+
+    fn build(&self) -> NewRecord {
+        T::build(self)
+    }
+}
+
+/// How many bytes of records are on their way at once: one wave. One record that is larger makes a wave of its own.
+const WAVE_BYTES: usize = 1 << 20;
+
+/// Appends all records in waves of at most 1 MiB, each when all of the one before is acknowledged. Each partition gets its
+/// records in the order given.
+///
+/// # Errors
+/// Those of [`all`]; what came before may be in the log then.
+pub async fn in_waves<T: Pending>(log: &dyn EventLog, records: &[(Partition, T)]) -> Result<(), Failure> {
+    let mut wave = BTreeMap::<Partition, Vec<&T>>::new();
+    let mut bytes = 0;
+    for (to, record) in records {
+        let more = record.bytes();
+        if bytes + more > WAVE_BYTES && bytes > 0 {
+            all(log, &mem::take(&mut wave)).await?;
+            bytes = 0;
+        }
+        wave.entry(*to).or_default().push(record);
+        bytes += more;
+    }
+    all(log, &wave).await
+}
+
 /// Appends each partition's records as one batch and waits for all. When the budget is used up by these batches themselves,
 /// the rest waits for them; when it is used up by others, the whole fails `NotApplied`, and with cause `Corrupt` when a batch
 /// is larger than all of it.
 ///
 /// # Errors
 /// The first failure, after every append has its answer. Other partitions' records may be in the log then.
-pub(crate) async fn all<T: Pending>(log: &dyn EventLog, batches: &BTreeMap<Partition, Vec<T>>) -> Result<(), Failure> {
+pub async fn all<T: Pending>(log: &dyn EventLog, batches: &BTreeMap<Partition, Vec<T>>) -> Result<(), Failure> {
     let mut flying = FuturesUnordered::<Appended>::new();
     let mut result = Ok(());
     for (to, batch) in batches {
