@@ -160,8 +160,7 @@ cql_run() {
 cql_answers() {
     local answer n
     if [ "$1" = secure ]; then
-        answer=$(ask_secure "$(cql_secure_port)" '\x04\x00\x00\x00\x05\x00\x00\x00\x00' 5)
-        [ "${answer:8:2}" = 06 ]
+        cql_secure_answers
         return
     fi
     answer=$(ask "$(cql_address "$1")" "$(cql_port)" '\x04\x00\x00\x00\x05\x00\x00\x00\x00' 5)
@@ -198,4 +197,50 @@ cql_await_sightings() {
             sleep 0.1
         done
     done
+}
+
+# Whether our user may log in. Until then it is created, which the node's first user may do once the node has made it.
+cql_secure_answers() {
+    local password
+    password=$(<"$dir/tls/password")
+    cql_secure_query "$SECURE_USER" "$password" 'SELECT key FROM system.local' && return
+    cql_secure_query cassandra cassandra "CREATE ROLE IF NOT EXISTS $SECURE_USER WITH PASSWORD = '$password' \
+AND LOGIN = true AND SUPERUSER = true" || true
+    return 1
+}
+
+# cql_secure_query USER PASSWORD STATEMENT: succeeds when the node has carried it out. Speaks protocol 4 itself: STARTUP,
+# AUTH_RESPONSE, QUERY; no client is needed on this machine for it.
+cql_secure_query() {
+    local credentials status=1 to from
+    taken 127.0.0.1 "$(cql_secure_port)" || return 1
+    coproc node { exec timeout 10 openssl s_client -quiet -connect "127.0.0.1:$(cql_secure_port)" 2>/dev/null; }
+    # Subshells do not see a coprocess's own descriptors.
+    exec {to}>&"${node[1]}" {from}<&"${node[0]}"
+    # SASL PLAIN: two strings, each after a zero.
+    credentials=$(cql_int $((${#1} + ${#2} + 2)))"\x00$1\x00$2"
+    if [ "$(cql_exchange 01 $((2 + 2 + 11 + 2 + 5)) '\x00\x01\x00\x0bCQL_VERSION\x00\x053.0.0')" = 03 ] &&
+        [ "$(cql_exchange 0f $((4 + 2 + ${#1} + ${#2})) "$credentials")" = 10 ] &&
+        [ "$(cql_exchange 07 $((4 + ${#3} + 3)) "$(cql_int ${#3})$3\x00\x01\x00")" = 08 ]; then
+        status=0
+    fi
+    exec {to}>&- {from}<&-
+    kill "$node_PID" 2>/dev/null || true
+    wait "$node_PID" 2>/dev/null || true
+    return "$status"
+}
+
+# cql_exchange OPCODE LENGTH BODY: sends a frame into `to`; prints the opcode of the answer in `from`.
+cql_exchange() {
+    local header
+    printf '%b' "\x04\x00\x00\x00\x$1$(cql_int "$2")$3" >&"$to" 2>/dev/null || return 0
+    header=$(head -c 9 <&"$from" | od -An -v -tx1 | tr -d ' \n')
+    [ "${#header}" -eq 18 ] || return 0
+    head -c $((16#${header:10:8})) <&"$from" >/dev/null
+    echo "${header:8:2}"
+}
+
+# A number as four bytes, escaped.
+cql_int() {
+    printf '\\x%02x' $(($1 >> 24 & 255)) $(($1 >> 16 & 255)) $(($1 >> 8 & 255)) $(($1 & 255))
 }

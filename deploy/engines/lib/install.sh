@@ -45,8 +45,9 @@ install_from_maven() {
     mkdir -p "$home.part"
     # Strict about checksums; the pom is copied because Maven writes beside it.
     cp "$here/$name.xml" "$home.part/pom.xml"
-    until mvn --batch-mode --quiet -Dstyle.color=never --strict-checksums --file "$home.part/pom.xml" -Dengine.version="$version" \
-        "$COPY_DEPENDENCIES" -DincludeScope=runtime -DoutputDirectory="$home.part/lib" >&2; do
+    until mvn --batch-mode --quiet --strict-checksums --file "$home.part/pom.xml" -Dengine.version="$version" \
+        "$COPY_DEPENDENCIES" -DincludeScope=runtime -DoutputDirectory="$home.part/lib" >"$home.part/log" 2>&1; do
+        tail -n 5 "$home.part/log" >&2
         [ "$attempt" -lt "$ATTEMPTS" ] || die "Maven failed $ATTEMPTS times"
         sleep $((attempt++ * 3))
     done

@@ -27,8 +27,8 @@ redis_unit() {
 
 redis_answers() {
     if [ "$1" = redis-secure ]; then
-        # An answer of any kind: it asks for a password first.
-        [ -n "$(ask_secure "$(redis_secure_port)" 'PING\r\n' 1)" ]
+        # It listens when it is ready.
+        taken 127.0.0.1 "$(redis_secure_port)"
     else
         # "+PONG"
         [ "$(ask 127.0.0.1 "$(redis_port)" 'PING\r\n' 5)" = 2b504f4e47 ]

@@ -33,12 +33,3 @@ tls_configure() {
     chmod 600 "$tls"/*
     rm "$tls/ca.key" "$tls/server.csr"
 }
-
-# As `ask`, over TLS on 127.0.0.1.
-ask_secure() {
-    {
-        # The input stays open until the answer is there: the client ends with it.
-        { printf '%b' "$2" && sleep 1; } | timeout 2 openssl s_client -quiet -connect "127.0.0.1:$1" | head -c "$3" |
-            od -An -v -tx1 | tr -d ' \n'
-    } 2>/dev/null || true
-}

@@ -32,15 +32,18 @@ running() {
     state=$(state_of "$1") && [ "$state" != T ]
 }
 
+# The unit writes its own pid, before it does anything else: whoever is interrupted here knows it all the same.
 launch() {
-    local home=$dir/$1 process pid
+    local home=$dir/$1
+    rm -f "$home/pid"
     [ ! -f "$home/log" ] || mv "$home/log" "$home/log.before"
     setsid "$home/run" >"$home/log" 2>&1 </dev/null 9>&- &
-    pid=$!
     # The shell is not to tell of its end.
-    disown "$pid"
-    process=$(process_of "$pid") || process=
-    echo "$pid ${process#* }" >"$home/pid"
+    disown $!
+    until [ -s "$home/pid" ]; do
+        kill -0 $! 2>/dev/null || fail_with_log "$1" "did not start"
+        sleep 0.01
+    done
 }
 
 # signal SIGNAL UNIT: to the unit and what it started. One that has ended is no error.
@@ -129,6 +132,7 @@ taken() {
 }
 
 # write_run UNIT COMMAND…: the program that starts the unit. Standard input is more that it does first.
+# shellcheck disable=SC2016
 write_run() {
     local home=$dir/$1
     shift
@@ -136,6 +140,10 @@ write_run() {
         echo '#!/usr/bin/env bash'
         echo 'set -euo pipefail'
         printf 'cd %q\n' "$home"
+        # As process_of reads it.
+        echo 'read -r stat </proc/self/stat'
+        echo 'read -ra fields <<<"${stat##*) }"'
+        echo 'echo "$$ ${fields[19]}" >pid'
         cat
         printf 'exec'
         printf ' %q' "$@"
