@@ -9,6 +9,7 @@ pub mod digest;
 pub mod envelope;
 pub mod failure;
 pub mod ids;
+pub mod metric;
 pub mod mls;
 pub mod partition;
 pub mod position;

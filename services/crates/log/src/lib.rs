@@ -9,9 +9,14 @@ pub mod append;
 pub mod embedded;
 pub mod fold;
 pub mod laws;
+mod measured;
+mod measures;
 mod seam;
 mod topic;
+pub mod trace;
 
+pub use measured::measured;
+pub use measures::METRICS;
 pub use seam::*;
 pub use topic::*;
 pub use wardline_domain::{Cause, Failure, Position};

@@ -16,7 +16,10 @@ use wardline_domain::{Cause, Failure, Position};
 use wardline_store::Checkpoints;
 use wardline_store::checkpoints::Checkpoint;
 
+use super::measure::{Measures, PartitionMeasures, WATCH_EVERY};
+use super::progress::Progress;
 use super::retry::{Backoff, passes, pause};
+use super::spans::Tracer;
 use super::worker::{Report, TaskId, Worker};
 use super::{Ended, Folds, Options};
 use crate::seam::{Event, EventLog, Group, LogRecord, Start, Subscription};
@@ -40,6 +43,8 @@ struct Slot {
     /// A checkpoint's position that the log's oldest record lies above and that stayed when it was read again.
     settled: Option<Option<Position>>,
     backoff: Backoff,
+    progress: Progress,
+    measures: PartitionMeasures,
 }
 
 /// How a task ended.
@@ -65,6 +70,7 @@ pub(super) struct Driver<F: Folds> {
     reports: mpsc::UnboundedReceiver<(u32, TaskId, Report)>,
     trimming: bool,
     following: bool,
+    measures: Measures,
 }
 
 impl<F: Folds> Driver<F> {
@@ -75,6 +81,7 @@ impl<F: Folds> Driver<F> {
         options: Options,
     ) -> Self {
         let (reporter, reports) = mpsc::unbounded_channel();
+        let measures = Measures::of(options.topic.name());
         Self {
             log,
             checkpoints,
@@ -88,6 +95,7 @@ impl<F: Folds> Driver<F> {
             reports,
             trimming: false,
             following: false,
+            measures,
         }
     }
 
@@ -110,6 +118,7 @@ impl<F: Folds> Driver<F> {
                 Ok(subscription) => return Ok(subscription),
                 Err(failure) if passes(&failure) => {
                     tracing::warn!(topic = topic.name(), %failure, "cannot subscribe");
+                    self.measures.paused(&failure);
                     pause(backoff.pause(), stop).await.map_err(|_| Ended::Stopped)?;
                 }
                 Err(failure) => return Err(Ended::Halted { partition: None, failure }),
@@ -128,6 +137,8 @@ impl<F: Folds> Driver<F> {
         let mut trim = tokio::time::interval(self.options.trim_every.max(Duration::from_millis(1)));
         trim.set_missed_tick_behavior(MissedTickBehavior::Delay);
         trim.reset();
+        let mut watch = tokio::time::interval(WATCH_EVERY);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut backoff = Backoff::default();
         let mut not_before = None;
         loop {
@@ -141,6 +152,10 @@ impl<F: Folds> Driver<F> {
                 Some(finished) = self.tasks.join_next() => self.finished(&mut *subscription, finished).await,
                 _ = trim.tick() => {
                     self.trim();
+                    Ok(())
+                }
+                _ = watch.tick() => {
+                    self.watch();
                     Ok(())
                 }
                 () = quiet(not_before), if !self.following => {
@@ -158,6 +173,7 @@ impl<F: Folds> Driver<F> {
                         }
                         Err(failure) if passes(&failure) => {
                             tracing::warn!(topic = self.options.topic.name(), %failure, "cannot follow");
+                            self.measures.paused(&failure);
                             self.following(false);
                             not_before = Some(Instant::now() + backoff.pause());
                             Ok(())
@@ -187,6 +203,8 @@ impl<F: Folds> Driver<F> {
                     done: None,
                     settled: None,
                     backoff: Backoff::default(),
+                    progress: Progress::default(),
+                    measures: PartitionMeasures::of(self.options.topic.name(), index),
                 };
                 self.slots.insert(index, slot);
                 // Otherwise it is loaded when the task before it has ended.
@@ -197,6 +215,7 @@ impl<F: Folds> Driver<F> {
             Event::Revoked(index) => self.release(index),
             Event::Records { partition, records } => {
                 let Some(slot) = self.slots.get_mut(&partition) else { return };
+                slot.progress.given(&records);
                 slot.overflow.push_back(records);
                 hand_over(subscription, partition, slot);
             }
@@ -219,6 +238,7 @@ impl<F: Folds> Driver<F> {
             Report::Room => hand_over(subscription, index, slot),
             Report::Done(through) => {
                 slot.done = Some(through);
+                slot.progress.done(through);
                 subscription.ack(index, through);
             }
         }
@@ -283,7 +303,11 @@ impl<F: Folds> Driver<F> {
             Err(failure) if passes(&failure) => {
                 tracing::warn!(topic = self.options.topic.name(), partition = index, %failure, "cannot start");
                 self.folds.paused(index, &failure);
-                let pause = self.slots.get_mut(&index).map(|slot| slot.backoff.pause());
+                self.measures.paused(&failure);
+                let pause = self.slots.get_mut(&index).map(|slot| {
+                    slot.measures.waits().set(true);
+                    slot.backoff.pause()
+                });
                 self.load(index, pause.unwrap_or_default());
                 Ok(())
             }
@@ -306,6 +330,7 @@ impl<F: Folds> Driver<F> {
         // What the log does not hold any more may have been folded and trimmed by another member since the checkpoint was
         // read: then there is a newer one. When it stands still, the records were removed by retention.
         let place = checkpoint.as_ref().map(|checkpoint| checkpoint.position);
+        slot.progress.started(place, started);
         if self.options.checkpointed && started.oldest > place && slot.settled != Some(place) {
             slot.settled = Some(place);
             subscription.pause(index);
@@ -318,6 +343,7 @@ impl<F: Folds> Driver<F> {
             subscription.resume(index);
         }
         if slot.backoff.failed() {
+            slot.measures.waits().set(false);
             self.folds.resumed(index);
         }
         let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
@@ -333,6 +359,9 @@ impl<F: Folds> Driver<F> {
             batches,
             reports: self.reporter.clone(),
             end: slot.end.clone(),
+            tracer: Tracer::new(self.options.topic, self.options.group, index),
+            measures: self.measures.clone(),
+            waits: slot.measures.waits().clone(),
         };
         self.running.insert(index);
         self.tasks.spawn(async move { Finished::Worker(index, worker.run().await) });
@@ -366,6 +395,15 @@ impl<F: Folds> Driver<F> {
         });
     }
 
+    /// Sets the gauges.
+    fn watch(&self) {
+        let paused = self.slots.values().filter(|slot| slot.measures.is_waiting()).count();
+        self.measures.partitions(self.slots.len(), paused);
+        for slot in self.slots.values() {
+            slot.measures.set(&slot.progress);
+        }
+    }
+
     fn halted(&self, index: u32, failure: Failure) -> Ended {
         Ended::Halted { partition: Some(Partition { topic: self.options.topic, index }), failure }
     }
@@ -380,6 +418,10 @@ impl<F: Folds> Driver<F> {
             if let (Some(Finished::Worker(index, Err(failure))), Ended::Stopped) = (unwind(finished), &ended) {
                 ended = self.halted(index, failure);
             }
+        }
+        self.measures.partitions(0, 0);
+        if let Ended::Halted { failure, .. } = &ended {
+            self.measures.halted(failure);
         }
         ended
     }

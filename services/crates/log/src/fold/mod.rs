@@ -5,7 +5,10 @@
 //! Deliberately absent: what a record means, and repeats under new positions (a producer's retry): a fold knows its own.
 
 mod driver;
+mod measure;
+mod progress;
 mod retry;
+mod spans;
 mod worker;
 
 use std::sync::Arc;

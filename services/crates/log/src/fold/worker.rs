@@ -8,7 +8,9 @@ use wardline_domain::{Cause, Failure, Position};
 use wardline_store::Checkpoints;
 use wardline_store::checkpoints::Checkpoint;
 
+use super::measure::{Measures, Step, Waits};
 use super::retry::{Backoff, Interrupted, passes, pause};
+use super::spans::Tracer;
 use super::{Fold, Folds, Options};
 use crate::seam::{LogRecord, Started};
 
@@ -35,6 +37,9 @@ pub(super) struct Worker<F: Folds> {
     pub(super) batches: mpsc::Receiver<Vec<LogRecord>>,
     pub(super) reports: mpsc::UnboundedSender<(u32, TaskId, Report)>,
     pub(super) end: CancellationToken,
+    pub(super) tracer: Tracer,
+    pub(super) measures: Measures,
+    pub(super) waits: Waits,
 }
 
 impl<F: Folds> Worker<F> {
@@ -81,9 +86,12 @@ impl<F: Folds> Worker<F> {
             batch.retain(|record| last.is_none_or(|last| record.position > last));
             let Some(newest) = batch.last() else { continue };
             last = Some(newest.position);
+            let spans = self.tracer.begin(&mut batch);
             if let Err(interrupted) = self.fold(fold, &batch, attempts).await {
                 return interrupted;
             }
+            drop(spans);
+            self.measures.done(&batch);
         }
     }
 
@@ -106,17 +114,19 @@ impl<F: Folds> Worker<F> {
         attempts: &mut Attempts<F>,
     ) -> Result<(), Interrupted> {
         let Some(last) = batch.last() else { return Ok(()) };
+        let measures = &self.measures;
         let effects = loop {
-            let applied = fold.apply(batch).await;
+            let applied = measures.timed(Step::Apply, fold.apply(batch)).await;
             if let Some(effects) = attempts.take(applied).await? {
                 break effects;
             }
         };
-        while attempts.take(fold.effects(&effects).await).await?.is_none() {}
+        while attempts.take(measures.timed(Step::Effects, fold.effects(&effects)).await).await?.is_none() {}
         if self.options.checkpointed {
             let checkpoint = Checkpoint { position: last.position, digest: last.digest(), marks: fold.marks() };
             let name = (self.options.topic.name(), self.partition);
-            while attempts.take(self.checkpoints.put(name, &checkpoint).await).await?.is_none() {}
+            let put = || measures.timed(Step::Checkpoint, self.checkpoints.put(name, &checkpoint));
+            while attempts.take(put().await).await?.is_none() {}
         }
         fold.done(last.position).await;
         self.report(Report::Done(last.position));
@@ -176,6 +186,8 @@ struct Attempts<F: Folds> {
     partition: u32,
     topic: &'static str,
     end: CancellationToken,
+    measures: Measures,
+    waits: Waits,
     backoff: Backoff,
 }
 
@@ -186,6 +198,8 @@ impl<F: Folds> Attempts<F> {
             partition: worker.partition,
             topic: worker.options.topic.name(),
             end: worker.end.clone(),
+            measures: worker.measures.clone(),
+            waits: worker.waits.clone(),
             backoff: Backoff::default(),
         }
     }
@@ -196,6 +210,7 @@ impl<F: Folds> Attempts<F> {
             Ok(done) => {
                 if self.backoff.failed() {
                     self.backoff.reset();
+                    self.waits.set(false);
                     self.folds.resumed(self.partition);
                 }
                 Ok(Some(done))
@@ -203,6 +218,8 @@ impl<F: Folds> Attempts<F> {
             Err(failure) if passes(&failure) => {
                 tracing::warn!(topic = self.topic, partition = self.partition, %failure, "paused");
                 self.folds.paused(self.partition, &failure);
+                self.measures.paused(&failure);
+                self.waits.set(true);
                 pause(self.backoff.pause(), &self.end).await?;
                 Ok(None)
             }
