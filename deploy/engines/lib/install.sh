@@ -60,7 +60,7 @@ install_from_maven() {
 
 # The Redis on PATH, else Debian's packages unpacked into a folder of ours: no root, no service that starts by itself.
 install_redis() {
-    local from=$EPOCHREALTIME packages
+    local from=$EPOCHREALTIME package packages
     ! command -v redis-server >/dev/null && [ ! -d "$redis_home" ] || return 0
     command -v apt-get >/dev/null || die "no redis-server on PATH and no apt-get to fetch one: install Redis 7"
     say "unpacking Debian's redis-server"
@@ -69,15 +69,18 @@ install_redis() {
     fi
     rm -rf "$redis_home.part"
     mkdir -p "$redis_home.part/packages"
-    # The program is in redis-tools; what else is missing on this machine, apt's solver tells.
-    packages=$(apt-get --simulate --no-install-recommends install redis-tools | awk '/^Inst / { print $2 }')
-    (
-        cd "$redis_home.part/packages"
-        # Without the option, apt as root warns that its own user may not write here.
-        # shellcheck disable=SC2086
-        apt-get -qq -o APT::Sandbox::User="$(id -un)" download redis-tools ${packages/redis-tools/}
+    # What is missing on this machine, apt's solver tells; the two, also when they are installed where PATH does not see them.
+    mapfile -t packages < <(
+        {
+            printf '%s\n' redis-server redis-tools
+            apt-get --simulate --no-install-recommends install redis-server | awk '/^Inst / { print $2 }'
+        } | sort -u
     )
-    local package
+    (
+        cd "$redis_home.part/packages" || exit
+        # Without the option, apt as root warns that its own user may not write here.
+        apt-get -qq -o APT::Sandbox::User="$(id -un)" download "${packages[@]}"
+    )
     for package in "$redis_home.part/packages"/*.deb; do
         dpkg -x "$package" "$redis_home.part"
     done

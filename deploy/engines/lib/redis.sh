@@ -17,7 +17,7 @@ redis_unit() {
     mkdir -p "$dir/$unit"
     if ! program=$(command -v redis-server); then
         program=$redis_home/usr/bin/redis-server
-        libraries=$(printf '%s:' "$redis_home"/usr/lib/*-linux-gnu "$redis_home"/lib/*-linux-gnu)
+        libraries=$(echo "$redis_home"/usr/lib/*-linux-gnu)
     fi
     write_run "$unit" "$program" --bind 127.0.0.1 --daemonize no --save '' --appendonly no \
         --maxmemory 128mb --maxmemory-policy allkeys-lru "$@" < <(
