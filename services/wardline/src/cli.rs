@@ -40,6 +40,8 @@ pub enum Command {
     Dev(DevArgs),
     /// Run some or all roles as the configuration says.
     Serve(ServeArgs),
+    /// Make topics and tables in the engines of a cluster, or bring them to what this version needs. Safe to repeat.
+    Migrate(MigrateArgs),
     /// Print a session token for a device that `wardline dev` enrolled.
     Session(SessionArgs),
     /// Work with configuration files.
@@ -91,11 +93,23 @@ pub struct ServeArgs {
     pub overrides: Overrides,
 }
 
+/// `wardline migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct MigrateArgs {
+    /// The configuration file, TOML. `WARDLINE_SECTION__KEY` in the environment goes before it.
+    #[arg(long, value_name = "FILE", env = "WARDLINE_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+
+    /// Speak to the engines without TLS where none is set.
+    #[arg(long)]
+    pub allow_plaintext: bool,
+}
+
 /// What weakens a deployment: said aloud, each time, where the process is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
 #[command(next_help_heading = "Overrides (each weakens the deployment)")]
 pub struct Overrides {
-    /// Serve without TLS: sessions and who talks to whom cross the network readably.
+    /// Serve, and speak to the engines, without TLS where none is set: sessions and who talks to whom cross the network readably.
     #[arg(long)]
     pub allow_plaintext: bool,
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use rand::TryRngCore as _;
+use secrecy::SecretString;
 use tonic::transport::{Certificate, ClientTlsConfig};
 use wardline_runtime::serve::Tls;
 use wardline_runtime::session::SessionKeys;
@@ -112,23 +113,35 @@ impl Keys {
 /// The certificate that `config` names; `None` when it names none.
 pub fn load_tls(config: &Config) -> Result<Option<Tls>, KeyError> {
     let (Some(cert), Some(key)) = (&config.tls.cert_file, &config.tls.key_file) else { return Ok(None) };
-    let public = |file: &Path| std::fs::read(file).map_err(|source| KeyError::Io { file: file.to_owned(), source });
     Ok(Some(Tls {
-        cert_pem: public(cert)?,
+        cert_pem: read_public(cert)?,
         key_pem: read_secret(key)?,
-        client_ca_pem: config.tls.client_ca_file.as_deref().map(public).transpose()?,
+        client_ca_pem: config.tls.client_ca_file.as_deref().map(read_public).transpose()?,
     }))
 }
 
 /// How links to other instances are verified; `None` when `config` leaves them in clear.
 pub fn load_link_tls(config: &Config) -> Result<Option<ClientTlsConfig>, KeyError> {
     let Some(file) = &config.link.ca_file else { return Ok(None) };
-    let pem = std::fs::read(file).map_err(|source| KeyError::Io { file: file.clone(), source })?;
+    let pem = read_public(file)?;
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
     Ok(Some(match &config.link.server_name {
         Some(name) => tls.domain_name(name),
         None => tls,
     }))
+}
+
+/// What `file` holds, which is nobody's secret.
+pub(crate) fn read_public(file: &Path) -> Result<Vec<u8>, KeyError> {
+    std::fs::read(file).map_err(|source| KeyError::Io { file: file.to_owned(), source })
+}
+
+/// The password that `file` holds; a line's end behind it is none of it.
+pub(crate) fn read_password(file: &Path) -> Result<SecretString, KeyError> {
+    let malformed = || KeyError::Malformed { file: file.to_owned(), expected: "a password: one line of text" };
+    let bytes = read_secret(file)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| malformed())?.trim_end_matches(['\r', '\n']);
+    if text.is_empty() || text.contains('\n') { Err(malformed()) } else { Ok(text.into()) }
 }
 
 /// The one key that `file` holds.

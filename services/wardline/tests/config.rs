@@ -57,7 +57,16 @@ fn the_documented_keys_are_exactly_those_there_are() {
 fn what_is_commented_out_shows_the_default() {
     let text = std::fs::read_to_string(sample("serve.toml")).unwrap();
     // Examples rather than defaults: these have none.
-    let examples = ["advertise", "client_ca_file", "ca_file", "server_name"];
+    let examples = [
+        "advertise",
+        "client_ca_file",
+        "ca_file",
+        "server_name",
+        "username",
+        "password_file",
+        "datacenter",
+        "otlp_endpoint",
+    ];
     let uncommented: String = text
         .lines()
         .filter_map(|line| Some((line, key_of(line.strip_prefix("# ")?)?)))

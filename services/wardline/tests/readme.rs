@@ -49,8 +49,8 @@ fn every_command_names_what_is_there() {
 
 /// Where grpcurl is, if it is. A check before a merge has it.
 fn grpcurl() -> Option<PathBuf> {
-    let named = std::env::var_os("WARDLINE_GRPCURL").map(PathBuf::from);
-    assert!(named.is_some() || std::env::var_os("CI").is_none(), "WARDLINE_GRPCURL names no grpcurl");
+    let named = std::env::var_os("WARDLINE_TEST_GRPCURL").map(PathBuf::from);
+    assert!(named.is_some() || std::env::var_os("CI").is_none(), "WARDLINE_TEST_GRPCURL names no grpcurl");
     named
 }
 
@@ -71,7 +71,7 @@ fn first_call(grpcurl: &Path, data: &Path, address: &str) -> String {
 #[expect(clippy::print_stderr, reason = "who runs the tests is to know what was left out")]
 async fn the_first_call_answers_with_the_demonstration_s_conversation() {
     let Some(grpcurl) = grpcurl() else {
-        return eprintln!("left out: WARDLINE_GRPCURL names no grpcurl");
+        return eprintln!("left out: WARDLINE_TEST_GRPCURL names no grpcurl");
     };
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -1,6 +1,7 @@
 //! What each command does, one file a command.
 
 mod check;
+mod migrate;
 mod serve;
 mod session;
 
@@ -9,6 +10,7 @@ use std::ffi::OsString;
 use wardline_runtime::telemetry;
 
 use crate::cli::{Cli, Command, ConfigCommand, LogFormat};
+use crate::config::{Config, Roles};
 use crate::dev;
 
 /// Does what the command line asks, with the environment as it is now. The error is for a person to read.
@@ -19,12 +21,18 @@ pub fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
         Command::Serve(args) => {
             let config = serve::configure(args, environment())?;
             diagnostics(&cli, config.diagnostics.format.into(), &config.diagnostics.filter)?;
-            runtime()?.block_on(serve::run(config))?;
+            runtime()?.block_on(serve::run(config, &Roles::of(&args.roles)))?;
+        }
+        Command::Migrate(args) => {
+            let config = migrate::configure(args, environment())?;
+            diagnostics(&cli, LogFormat::Human.into(), "warn")?;
+            runtime()?.block_on(migrate::run(&config))?;
         }
         Command::Dev(args) => {
             // The demonstration's devices say what they find in the transcript.
+            let config = Config::load(None, environment())?;
             diagnostics(&cli, LogFormat::Human.into(), "warn,wardline_client=error")?;
-            runtime()?.block_on(dev::run(args.clone()))?;
+            runtime()?.block_on(dev::run(args.clone(), config))?;
         }
         Command::Session(args) => {
             diagnostics(&cli, LogFormat::Human.into(), "warn")?;

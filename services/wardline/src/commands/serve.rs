@@ -62,11 +62,14 @@ pub(super) fn configure(
     Ok(config)
 }
 
-/// Serves all roles until a signal, or until one of them cannot go on.
-pub(super) async fn run(config: Config) -> Result<(), ServeError> {
+/// Serves `roles` until a signal, or until one of them cannot go on.
+pub(super) async fn run(config: Config, roles: &Roles) -> Result<(), ServeError> {
     let signalled = signals::drain();
-    let options = options(&config)?;
-    let engines = Engines::open(&config.data_dir, &config.embedded, Clock::system()).await?;
+    let options = options(&config, roles)?;
+    let engines = tokio::select! {
+        opened = open(&config) => opened?,
+        () = signalled.cancelled() => return Ok(()),
+    };
     let mut node = Node::start(engines.over(), options).await?;
     tracing::info!(addresses = ?node.addresses(), "serving");
 
@@ -87,12 +90,21 @@ pub(super) async fn run(config: Config) -> Result<(), ServeError> {
     }
 }
 
-fn options(config: &Config) -> Result<NodeOptions, ServeError> {
+async fn open(config: &Config) -> Result<Engines, OpenError> {
+    match config.engines {
+        config::Engines::Embedded => Engines::open(&config.data_dir, &config.embedded, Clock::system()).await,
+        config::Engines::Cluster => Engines::open_cluster(config, Clock::system()).await,
+    }
+}
+
+fn options(config: &Config, roles: &Roles) -> Result<NodeOptions, ServeError> {
     let issuers = config.issuers.iter().map(issuer).collect::<Result<_, _>>()?;
     let mut options = NodeOptions::new(Keys::load(config)?, issuers);
+    options.roles = roles.each();
     options.listen = listen(&config.listen);
     options.tls = keys::load_tls(config)?;
     options.link_advertise = config.link.advertise.clone();
+    options.link_peers.clone_from(&config.link.peers);
     options.link_tls = keys::load_link_tls(config)?;
     options.grace = config.shutdown.drain().saturating_sub(FOLDS_PATIENCE);
     options.presence_timings.feed_kept = config.feeds.retention();

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use super::{Config, Issuer, Roles, Scope};
+use super::{Config, Engines, Issuer, Mechanism, Roles, Scope};
 use crate::cli::Overrides;
 use crate::node::Role;
 
@@ -19,8 +19,19 @@ pub(super) fn possible(config: &Config) -> Vec<(String, String)> {
             refuse(key, "must be at least 1");
         }
     }
-    if config.embedded.log_budget_bytes < MIN_LOG_BUDGET_BYTES {
-        refuse("embedded.log_budget_bytes", "must be at least 4194304 (4 MiB): the largest batches must fit it");
+    for (key, bytes) in [
+        ("embedded.log_budget_bytes", config.embedded.log_budget_bytes),
+        ("kafka.budget_bytes", config.kafka.budget_bytes),
+    ] {
+        if bytes < MIN_LOG_BUDGET_BYTES {
+            refuse(key, "must be at least 4194304 (4 MiB): the largest batches must fit it");
+        }
+    }
+    if !(0.0..=1.0).contains(&config.telemetry.sample_ratio) {
+        refuse("telemetry.sample_ratio", "is a ratio: from 0 to 1");
+    }
+    if let Some(why) = config.telemetry.otlp_endpoint.as_deref().and_then(not_an_origin) {
+        refuse("telemetry.otlp_endpoint", why);
     }
     if config.tls.cert_file.is_some() != config.tls.key_file.is_some() {
         let key = if config.tls.cert_file.is_some() { "tls.cert_file" } else { "tls.key_file" };
@@ -38,17 +49,25 @@ pub(super) fn possible(config: &Config) -> Vec<(String, String)> {
     if let Some(why) = config.link.advertise.as_deref().and_then(not_an_origin) {
         refuse("link.advertise", why);
     }
+    for why in config.link.peers.iter().filter_map(|peer| not_an_origin(peer)) {
+        refuse("link.peers", why);
+    }
     if tracing_subscriber::EnvFilter::try_new(&config.diagnostics.filter).is_err() {
         refuse("diagnostics.filter", "is not a list of directives such as `info,wardline_fanout=debug`");
     }
+    problems.extend(cluster(config));
     problems.extend(listeners(config));
     problems.extend(issuers(&config.issuers));
     problems
 }
 
-fn at_least_one(config: &Config) -> [(&'static str, u32); 9] {
+fn at_least_one(config: &Config) -> [(&'static str, u32); 13] {
     let limits = &config.limits;
     [
+        ("kafka.replication", config.kafka.replication.into()),
+        ("kafka.min_insync_replicas", config.kafka.min_insync_replicas.into()),
+        ("kafka.session_timeout_ms", config.kafka.session_timeout_ms),
+        ("cql.replication", config.cql.replication.into()),
         ("limits.send_burst", limits.send_burst),
         ("limits.send_per_second", limits.send_per_second),
         ("limits.publish_in_flight", limits.publish_in_flight),
@@ -61,16 +80,86 @@ fn at_least_one(config: &Config) -> [(&'static str, u32); 9] {
     ]
 }
 
+/// The largest incarnation that a position holds.
+const MAX_INCARNATION: u32 = (1 << 23) - 1;
+
+fn cluster(config: &Config) -> Vec<(String, String)> {
+    let mut problems = Vec::new();
+    let mut refuse = |key: &str, why: &str| problems.push((key.to_owned(), why.to_owned()));
+    let (kafka, cql, redis) = (&config.kafka, &config.cql, &config.redis);
+    for (key, address) in kafka.brokers.iter().map(|address| ("kafka.brokers", address)).chain(
+        cql.nodes.iter().map(|address| ("cql.nodes", address)).chain((!redis.address.is_empty()).then_some(("redis.address", &redis.address))),
+    ) {
+        if !is_host_and_port(address) {
+            refuse(key, "an address is written host:port");
+        }
+    }
+    if kafka.min_insync_replicas > kafka.replication {
+        refuse("kafka.min_insync_replicas", "is more than kafka.replication, so nothing could be acknowledged");
+    }
+    for (key, incarnation) in kafka.incarnation.each() {
+        if !(1..=MAX_INCARNATION).contains(&incarnation) {
+            refuse(key, "an incarnation is from 1 to 8388607");
+        }
+    }
+    for (key, name) in [("kafka.prefix", &kafka.prefix), ("cql.keyspace", &cql.keyspace), ("redis.prefix", &redis.prefix)] {
+        if !is_name(name) {
+            refuse(key, "is made of 1 to 40 of a-z, 0-9 and _, and begins with a letter");
+        }
+    }
+    for (key, user, password) in [
+        ("kafka.password_file", &kafka.username, &kafka.password_file),
+        ("cql.password_file", &cql.username, &cql.password_file),
+    ] {
+        if user.is_some() != password.is_some() {
+            refuse(key, "user name and password are given together or not at all");
+        }
+    }
+    if redis.username.is_some() && redis.password_file.is_none() {
+        refuse("redis.password_file", "a user name needs a password");
+    }
+    for (key, ca, tls) in [
+        ("kafka.ca_file", &kafka.ca_file, kafka.tls),
+        ("cql.ca_file", &cql.ca_file, cql.tls),
+        ("redis.ca_file", &redis.ca_file, redis.tls),
+    ] {
+        if ca.is_some() && !tls {
+            refuse(key, "is for TLS: set tls = true beside it");
+        }
+    }
+    if cql.tls && cql.ca_file.is_none() {
+        refuse("cql.ca_file", "cql.tls needs the authority of the nodes' certificates");
+    }
+    if kafka.mechanism == Mechanism::Plain && !kafka.tls {
+        refuse("kafka.mechanism", "PLAIN sends the password itself: only with kafka.tls = true");
+    }
+    problems
+}
+
+/// What topics, keyspaces and keys may all be called.
+fn is_name(name: &str) -> bool {
+    let first = name.bytes().next();
+    first.is_some_and(|byte| byte.is_ascii_lowercase())
+        && name.len() <= 40
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn is_host_and_port(address: &str) -> bool {
+    let authority = address.parse::<http::uri::Authority>();
+    authority.is_ok_and(|authority| authority.port_u16().is_some() && !address.contains('@'))
+}
+
 /// Two listeners cannot have one address.
 fn listeners(config: &Config) -> Vec<(String, String)> {
-    let mut seen = HashMap::<SocketAddr, &str>::new();
+    let mut seen = HashMap::<SocketAddr, String>::new();
     let mut problems = Vec::new();
-    for (name, address) in config.listen.each() {
+    let listeners = config.listen.each().map(|(name, address)| (format!("listen.{name}"), address));
+    for (key, address) in listeners.into_iter().chain([("admin.listen".to_owned(), config.admin.listen)]) {
         if address.port() == 0 {
             continue;
         }
-        if let Some(other) = seen.insert(address, name) {
-            problems.push((format!("listen.{name}"), format!("listen.{other} has this address")));
+        if let Some(other) = seen.insert(address, key.clone()) {
+            problems.push((key, format!("{other} has this address")));
         }
     }
     problems
@@ -131,12 +220,29 @@ pub enum Lacking {
     /// A part of the roles on engines that live inside one process.
     #[error(
         "the embedded engines live inside one process, so `{}` would never see what the others write: run `wardline serve \
-         all`",
+         all`, or set engines = \"cluster\"",
         .missing.iter().map(|role| role.name()).collect::<Vec<_>>().join("`, `")
     )]
     AllRoles {
         /// Those that are not run.
         missing: Vec<Role>,
+    },
+    /// No address of an engine.
+    #[error("`{key}` is missing: engines = \"cluster\" needs {what}")]
+    Engine {
+        /// Which.
+        key: &'static str,
+        /// What it names.
+        what: &'static str,
+    },
+    /// Engines that need no migration.
+    #[error("`engines` is not \"cluster\": embedded engines make their files by themselves")]
+    Cluster,
+    /// An engine spoken to in clear.
+    #[error("`{key}` is not true: who talks to whom would cross the network readably; --allow-plaintext permits it")]
+    EngineInClear {
+        /// Which.
+        key: &'static str,
     },
     /// No certificate.
     #[error("`tls.cert_file` and `tls.key_file` are missing; --allow-plaintext serves without TLS")]
@@ -165,9 +271,13 @@ impl Config {
     /// Whether `roles` may serve from this configuration. Each override excuses the one thing it names.
     pub fn fit_to_serve(&self, roles: &Roles, overrides: Overrides) -> Result<(), Refused> {
         let mut lacking = Vec::new();
-        let missing = roles.missing();
-        if !missing.is_empty() {
-            lacking.push(Lacking::AllRoles { missing });
+        match self.engines {
+            Engines::Embedded if roles.missing().is_empty() => {}
+            Engines::Embedded => lacking.push(Lacking::AllRoles { missing: roles.missing() }),
+            Engines::Cluster => {
+                lacking.extend(self.engines_missing());
+                lacking.extend(self.engines_in_clear().into_iter().filter(|_| !overrides.allow_plaintext));
+            }
         }
         if self.tls.cert_file.is_none() && !overrides.allow_plaintext {
             lacking.push(Lacking::Certificate);
@@ -183,6 +293,30 @@ impl Config {
         let absent = keys.into_iter().filter(|(_, file, _)| file.is_none());
         lacking.extend(absent.map(|(key, _, what)| Lacking::Key { key, what }));
         if lacking.is_empty() { Ok(()) } else { Err(Refused(lacking)) }
+    }
+
+    /// Whether `wardline migrate` may run from this configuration.
+    pub fn fit_to_migrate(&self, allow_plaintext: bool) -> Result<(), Refused> {
+        let mut lacking = self.engines_missing();
+        if self.engines == Engines::Embedded {
+            lacking.push(Lacking::Cluster);
+        }
+        lacking.extend(self.engines_in_clear().into_iter().filter(|_| !allow_plaintext));
+        if lacking.is_empty() { Ok(()) } else { Err(Refused(lacking)) }
+    }
+
+    fn engines_missing(&self) -> Vec<Lacking> {
+        let named = [
+            ("kafka.brokers", !self.kafka.brokers.is_empty(), "some of the brokers"),
+            ("cql.nodes", !self.cql.nodes.is_empty(), "some of the nodes"),
+            ("redis.address", !self.redis.address.is_empty(), "the server"),
+        ];
+        named.into_iter().filter(|(_, given, _)| !given).map(|(key, _, what)| Lacking::Engine { key, what }).collect()
+    }
+
+    fn engines_in_clear(&self) -> Vec<Lacking> {
+        let spoken = [("kafka.tls", self.kafka.tls), ("cql.tls", self.cql.tls), ("redis.tls", self.redis.tls)];
+        spoken.into_iter().filter(|(_, tls)| !tls).map(|(key, _)| Lacking::EngineInClear { key }).collect()
     }
 }
 

@@ -14,7 +14,10 @@ use super::{Config, check};
 pub const PREFIX: &str = "WARDLINE_";
 
 /// Names the file, so it is no key of it.
-const NOT_A_KEY: &str = "WARDLINE_CONFIG";
+const NAMES_THE_FILE: &str = "WARDLINE_CONFIG";
+
+/// What tests and development scripts tell each other begins with this, and is no key.
+const FOR_TESTS: &str = "WARDLINE_TEST_";
 
 /// How unlike a known key may be and still be suggested: 1 is alike.
 const LIKENESS: f64 = 0.75;
@@ -67,7 +70,10 @@ impl Written {
 
     fn in_variable(name: OsString, value: OsString) -> Result<Option<Self>, ConfigError> {
         let Ok(name) = name.into_string() else { return Ok(None) };
-        let Some(key) = name.strip_prefix(PREFIX).filter(|_| name != NOT_A_KEY) else { return Ok(None) };
+        if name == NAMES_THE_FILE || name.starts_with(FOR_TESTS) {
+            return Ok(None);
+        }
+        let Some(key) = name.strip_prefix(PREFIX) else { return Ok(None) };
         let value = value.into_string().map_err(|_| ConfigError::NotText(name.clone()))?;
         let Ok(value) = value.parse::<Value>();
         let path = key.to_lowercase().replace("__", ".");

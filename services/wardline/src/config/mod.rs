@@ -6,6 +6,7 @@
 //! are only on the command line.
 
 mod check;
+mod cluster;
 mod load;
 mod problem;
 mod roles;
@@ -20,18 +21,27 @@ use wardline_domain::partition::PartitionCount;
 use wardline_runtime::telemetry;
 
 pub use self::check::{Lacking, Refused};
+pub use self::cluster::{Cql, Incarnations, Kafka, Mechanism, Redis};
 pub use self::load::PREFIX;
 pub use self::problem::{ConfigError, Origin, Problem, What};
 pub use self::roles::Roles;
 
 /// The whole configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// What log, stores and registry are.
+    pub engines: Engines,
     /// Where the embedded engines keep their files.
     pub data_dir: PathBuf,
     /// The embedded engines.
     pub embedded: Embedded,
+    /// The log of a cluster.
+    pub kafka: Kafka,
+    /// The stores of a cluster.
+    pub cql: Cql,
+    /// The registry of a cluster.
+    pub redis: Redis,
     /// Where each role listens.
     pub listen: Listen,
     /// The link between presence instances.
@@ -52,13 +62,21 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What the process prints.
     pub diagnostics: Diagnostics,
+    /// Where operators look in.
+    pub admin: Admin,
+    /// Traces.
+    pub telemetry: Telemetry,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
+            engines: Engines::Embedded,
             data_dir: PathBuf::from("wardline-data"),
             embedded: Embedded::default(),
+            kafka: Kafka::default(),
+            cql: Cql::default(),
+            redis: Redis::default(),
             listen: Listen::default(),
             link: Link::default(),
             tls: Tls::default(),
@@ -69,8 +87,20 @@ impl Default for Config {
             feeds: Feeds::default(),
             shutdown: Shutdown::default(),
             diagnostics: Diagnostics::default(),
+            admin: Admin::default(),
+            telemetry: Telemetry::default(),
         }
     }
+}
+
+/// What log, stores and registry are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engines {
+    /// Files under `data_dir`, for one process that runs all roles.
+    Embedded,
+    /// Kafka, ScyllaDB or Cassandra, and Redis, shared by any number of processes.
+    Cluster,
 }
 
 /// The embedded log and stores. The partition counts are fixed when the data directory is first used.
@@ -173,6 +203,9 @@ impl Listen {
 pub struct Link {
     /// Where other instances reach this one: `http(s)://host:port`. Absent: the address listened on.
     pub advertise: Option<String>,
+    /// Where some instances are reached, asked for a partition's owner when the registry is silent: `http(s)://host:port`. A
+    /// name that has several addresses stands for all of them.
+    pub peers: Vec<String>,
     /// The file of the key that instances prove themselves with: 64 hexadecimal digits, the same for all.
     pub key_file: Option<PathBuf>,
     /// The authority that signed the other instances' certificates, PEM. With it, links speak TLS.
@@ -366,6 +399,36 @@ impl From<Format> for telemetry::Format {
             Format::Json => Self::Json,
             Format::Human => Self::Human,
         }
+    }
+}
+
+/// Where operators look in: metrics, liveness, readiness. Not for devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// The address. Port 0 takes any that is free.
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7406)) }
+    }
+}
+
+/// Traces of messages through the roles.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Where traces go: an OTLP receiver over gRPC, `http://host:port`. Absent: nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// How many of the messages are traced whose sender does not say: from 0 to 1.
+    pub sample_ratio: f64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: 0.01 }
     }
 }
 

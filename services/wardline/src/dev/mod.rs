@@ -23,11 +23,11 @@ use wardline_runtime::caller::Scopes;
 
 pub use self::demo::{Addresses, DemoError, play};
 use crate::cli::{DevArgs, SessionArgs};
-use crate::config::Embedded;
-use crate::engines::{Engines, OpenError};
+use crate::config::{self, Config};
+use crate::engines::{self, Engines, OpenError};
 use crate::issuer::{self, Issuer};
 use crate::keys::{KeyError, Keys};
-use crate::node::{Fault, Listen, Node, NodeOptions, Over, StartError};
+use crate::node::{Fault, Listen, Node, NodeOptions, StartError};
 use crate::signals;
 
 /// The tenant of every development deployment.
@@ -130,24 +130,19 @@ impl Running {
     }
 }
 
-/// Runs the development deployment until a signal, or until the demonstration has ended.
-pub async fn run(args: DevArgs) -> Result<(), DevError> {
+/// Runs the development deployment until a signal, or until the demonstration has ended. Of `config`, only the engines count.
+pub async fn run(args: DevArgs, config: Config) -> Result<(), DevError> {
     // From the first moment on: a signal while it starts ends it as well as any other.
     let drain = signals::drain();
     let clock = Clock::system();
-    let engines = Engines::open(&args.data_dir, &Embedded::default(), clock.clone()).await?;
+    let engines = open(&args.data_dir, &config, clock.clone()).await?;
     let keys = Keys::load_or_make(&args.data_dir.join("dev"))?;
     let issuer = Issuer::load_or_make(&args.data_dir.join("dev"), ISSUER, clock.clone())?;
     let operator = Issuer::load_or_make(&args.data_dir.join("dev"), OPERATOR, clock.clone())?;
     let stop = CancellationToken::new();
     let issuer_address = serve_issuer(&issuer, args.port_base, stop.clone()).await?;
 
-    let over = Over {
-        log: Arc::clone(&engines.log),
-        stores: engines.stores.clone(),
-        registry: Arc::clone(&engines.registry),
-        clock,
-    };
+    let over = engines.over();
     let mut options = NodeOptions::new(keys, issuers(&issuer, &operator));
     options.listen = Listen::consecutive(args.port_base);
     let mut node = Node::start(over, options).await?;
@@ -171,6 +166,17 @@ pub async fn run(args: DevArgs) -> Result<(), DevError> {
     node.drain().await;
     let closed = engines.close(Instant::now() + DRAIN).await.map_err(DevError::Close);
     outcome.and(closed)
+}
+
+/// A cluster's topics and tables are made if need be, as files are.
+async fn open(data_dir: &Path, config: &Config, clock: Clock) -> Result<Engines, OpenError> {
+    match config.engines {
+        config::Engines::Embedded => Engines::open(data_dir, &config.embedded, clock).await,
+        config::Engines::Cluster => {
+            engines::migrate(config).await?;
+            Engines::open_cluster(config, clock).await
+        }
+    }
 }
 
 async fn serve_issuer(issuer: &Issuer, port: u16, stop: CancellationToken) -> Result<SocketAddr, DevError> {

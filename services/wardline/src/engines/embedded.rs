@@ -1,111 +1,35 @@
 //! The embedded engines of one process: log and stores under the data directory, and the registry in memory.
-//!
-//! Deliberately absent: the engines of a cluster, and what roles do with any of them.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::time::Instant;
 use wardline_domain::Failure;
-use wardline_log::EventLog;
-use wardline_registry::Registry;
 use wardline_registry::in_process::InProcess;
 use wardline_runtime::Clock;
 use wardline_store::Stores;
 
+use super::{Engines, OpenError};
 use crate::config::Embedded;
 use crate::disk;
-use crate::node::Over;
 
-/// The engines, open. Give clones of the parts to roles; [`Engines::close`] when they are done.
-pub struct Engines {
-    /// What makes an acknowledgement durable.
-    pub log: Arc<dyn EventLog>,
-    /// Everything else that is kept.
-    pub stores: Stores,
-    /// Hints.
-    pub registry: Arc<dyn Registry>,
-    clock: Clock,
-    // Last, so that it is released after the files are closed.
-    _lock: File,
-}
-
-impl std::fmt::Debug for Engines {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Engines")
-    }
-}
-
-/// Why the engines were not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The data directory cannot be used.
-    #[error("the data directory {}: {source}", dir.display())]
-    Directory {
-        /// The directory.
-        dir: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another process works in it.
-    #[error("the data directory {} is in use by another process", .0.display())]
-    InUse(PathBuf),
-    /// An engine did not open.
-    #[error("the {engine} under {} did not open: {failure}", dir.display())]
-    Engine {
-        /// Which.
-        engine: &'static str,
-        /// The data directory.
-        dir: PathBuf,
-        /// Why.
-        failure: Failure,
-    },
-}
-
-impl Engines {
-    /// Opens, or creates, the engines under `dir`. At most one process at a time: the second is refused.
-    pub async fn open(dir: &Path, settings: &Embedded, clock: Clock) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Directory { dir: dir.to_owned(), source };
-        let engine = |engine| move |failure| OpenError::Engine { engine, dir: dir.to_owned(), failure };
-        let [log_dir, store_dir] = ["log", "store"].map(|name| dir.join(name));
+pub(super) async fn open(dir: &Path, settings: &Embedded, clock: Clock) -> Result<Engines, OpenError> {
+    let failed = |source| OpenError::Directory { dir: dir.to_owned(), source };
+    let engine = |engine| move |failure| OpenError::Engine { engine, dir: dir.to_owned(), failure };
+    let [log_dir, store_dir] = ["log", "store"].map(|name| dir.join(name));
+    disk::private_dir(dir).map_err(failed)?;
+    let lock = lock(dir)?;
+    for dir in [&log_dir, &store_dir] {
         disk::private_dir(dir).map_err(failed)?;
-        let lock = lock(dir)?;
-        for dir in [&log_dir, &store_dir] {
-            disk::private_dir(dir).map_err(failed)?;
-        }
-        let stores = open_stores(store_dir, settings.store_cache_bytes).await.map_err(engine("store"))?;
-        let log = wardline_log::embedded::open(log_options(log_dir, settings)).await.map_err(engine("log"))?;
-        let registry = Arc::new(InProcess::new(Arc::new({
-            let clock = clock.clone();
-            move || clock.now()
-        })));
-        Ok(Self { log, stores, registry, clock, _lock: lock })
     }
-
-    /// What an instance runs on.
-    pub fn over(&self) -> Over {
-        Over {
-            log: Arc::clone(&self.log),
-            stores: self.stores.clone(),
-            registry: Arc::clone(&self.registry),
-            clock: self.clock.clone(),
-        }
-    }
-
-    /// Flushes and closes everything. Call it when the roles have let go of their clones; another process may open the
-    /// directory from then on.
-    pub async fn close(self, deadline: Instant) -> Result<(), Failure> {
-        let flushed = self.log.close(deadline).await;
-        // The last handles close the files, which blocks.
-        let closed = tokio::task::spawn_blocking(move || drop(self)).await;
-        if let Err(panicked) = closed {
-            std::panic::resume_unwind(panicked.into_panic());
-        }
-        flushed
-    }
+    let stores = open_stores(store_dir, settings.store_cache_bytes).await.map_err(engine("store"))?;
+    let log = wardline_log::embedded::open(log_options(log_dir, settings)).await.map_err(engine("log"))?;
+    let registry = Arc::new(InProcess::new(Arc::new({
+        let clock = clock.clone();
+        move || clock.now()
+    })));
+    Ok(Engines { log, stores, registry, clock, _lock: Some(lock) })
 }
 
 fn log_options(dir: PathBuf, settings: &Embedded) -> wardline_log::embedded::Options {
@@ -149,6 +73,8 @@ mod tests {
 
     use std::os::unix::fs::MetadataExt as _;
     use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use super::*;
 
