@@ -153,6 +153,17 @@ fn proposals_that_apply_cannot_follow_are_refused() {
 }
 
 #[test]
+fn the_nodes_of_a_path_are_read_to_their_end() {
+    let bytes = commit().encode();
+    // The last secret's ciphertext: one byte of length, 48 of content.
+    let secret = vector(&[2; 48]);
+    let at = bytes.windows(secret.len()).rposition(|window| window == secret).expect("a path has secrets");
+    let mut longer = bytes.to_vec();
+    longer[at] += 1;
+    refused(mls::commit(&longer.into()), "ends early");
+}
+
+#[test]
 fn a_path_may_be_left_out_with_adds_only() {
     let package = || Proposal::Add(forge::key_package(1, &credential(0x20), &key(0x20), false));
     let bare = |proposals| mls::commit(&Commit { proposals, path: None, ..commit() }.encode());

@@ -69,16 +69,18 @@ impl<'a> Reader<'a> {
     /// A vector's length. One length has one encoding: the shortest.
     fn length(&mut self) -> Result<usize, InvalidMls> {
         let first = self.u8()?;
-        let low = usize::from(first & 0x3f);
+        let low = first & 0x3f;
         let (length, least) = match first >> 6 {
-            0 => (low, 0),
-            1 => ((low << 8) | usize::from(self.u8()?), 1 << 6),
+            0 => (u32::from(low), 0),
+            1 => (u32::from_be_bytes([0, 0, low, self.u8()?]), 1 << 6),
             2 => {
                 let [b, c, d] = self.array()?;
-                ((low << 24) | (usize::from(b) << 16) | (usize::from(c) << 8) | usize::from(d), 1 << 14)
+                (u32::from_be_bytes([low, b, c, d]), 1 << 14)
             }
             _ => return Err(InvalidMls("a vector's length is too large")),
         };
+        // 30 bits fit.
+        let length = length as usize;
         if length < least { Err(InvalidMls("a vector's length is not in its shortest form")) } else { Ok(length) }
     }
 
