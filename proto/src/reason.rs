@@ -129,7 +129,7 @@ pub fn page() -> String {
 }
 
 /// A status code by the name that the gRPC specification gives it.
-const fn code_name(code: Code) -> &'static str {
+pub const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -1,8 +1,10 @@
 //! Reserve, append, await, answer.
 
 use std::num::NonZeroU32;
+use std::time::Instant;
 
 use bytes::Bytes;
+use metrics::{counter, histogram};
 use tokio::time::timeout;
 use wardline_domain::record::Body;
 use wardline_domain::{ConversationId, Failure, Position, Timestamp};
@@ -10,14 +12,19 @@ use wardline_log::{Appended, NewRecord, Partition, Topic};
 use wardline_proto::convert::record;
 use wardline_proto::reason::Reason;
 use wardline_runtime::Refusal;
+use wardline_runtime::trace::{self, Ongoing};
 
 use crate::Inner;
+use crate::measures as names;
 
 /// A record on its way into the log.
 pub(crate) struct InFlight {
     /// When it was accepted, if it becomes durable.
     pub(crate) accepted_at: Timestamp,
     appended: Appended,
+    began: Instant,
+    /// Ends when the record is durable.
+    trace: Ongoing,
 }
 
 impl Inner {
@@ -37,20 +44,32 @@ impl Inner {
         let permit = self.deps.log.reserve(bytes)?;
         let index = self.deps.log.partitions(Topic::Conversations).partition_of(conversation.as_bytes());
         let to = Partition { topic: Topic::Conversations, index };
-        let appended = self.deps.log.append(permit, to, vec![NewRecord { key, payload, headers: Vec::new() }]);
-        Ok(InFlight { accepted_at, appended })
+        let (began, trace) = (Instant::now(), trace::append(to.topic));
+        let appended = self.deps.log.append(permit, to, vec![NewRecord { key, payload, headers: trace.headers() }]);
+        Ok(InFlight { accepted_at, appended, began, trace })
     }
 
     /// Waits until the record is durable. Any refusal means that the outcome is unknown, or that nothing happened; the caller
     /// may repeat the same bytes in both cases.
     pub(crate) async fn durable(&self, in_flight: InFlight) -> Result<Timestamp, Refusal> {
-        match timeout(self.options.append_deadline, in_flight.appended).await {
+        let InFlight { accepted_at, appended, began, trace } = in_flight;
+        let answer = timeout(self.options.append_deadline, appended).await;
+        drop(trace);
+        match answer {
             Ok(Ok(positions)) => {
                 debug_assert!(positions.iter().all(|at| *at > Position::default()));
-                Ok(in_flight.accepted_at)
+                histogram!(names::DURABLE_SECONDS).record(began.elapsed());
+                Ok(accepted_at)
             }
-            Ok(Err(failure @ (Failure::NotApplied(_) | Failure::Unknown(_)))) => Err(failure.into()),
-            Err(_elapsed) => Err(Refusal::new(Reason::DeadlineExceeded)),
+            Ok(Err(failure @ Failure::NotApplied(_))) => Err(failure.into()),
+            Ok(Err(failure @ Failure::Unknown(_))) => {
+                counter!(names::UNKNOWN).increment(1);
+                Err(failure.into())
+            }
+            Err(_elapsed) => {
+                counter!(names::UNKNOWN).increment(1);
+                Err(Refusal::new(Reason::DeadlineExceeded))
+            }
         }
     }
 }

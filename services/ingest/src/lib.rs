@@ -8,6 +8,7 @@ mod append;
 mod commit;
 mod devices;
 mod grpc;
+mod measures;
 mod outcome;
 mod revoked;
 
@@ -25,6 +26,8 @@ use wardline_runtime::auth::Authenticator;
 use wardline_runtime::members::Members;
 use wardline_runtime::revocations::Revocations;
 use wardline_store::Stores;
+
+pub use crate::measures::METRICS;
 
 /// The largest envelope plus MLS message, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 20;

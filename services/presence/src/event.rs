@@ -226,6 +226,8 @@ fn delivered_of(message: &wire::FeedMessage) -> Result<Delivered, Violation> {
         conversation: ids::conversation_bytes(&message.conversation_id, "message.conversation_id")?,
         sequence: Sequence(message.sequence),
         sender: Some(ids::user_bytes(&message.sender_user_id, "message.sender_user_id")?),
+        accepted_at: None,
+        sent: None,
     })
 }
 
@@ -234,6 +236,8 @@ fn joined_of(welcome: &wire::FeedWelcome) -> Result<Delivered, Violation> {
         conversation: ids::conversation_bytes(&welcome.conversation_id, "welcome.conversation_id")?,
         sequence: Sequence(welcome.sequence),
         sender: None,
+        accepted_at: None,
+        sent: None,
     })
 }
 

@@ -17,6 +17,7 @@ mod edge;
 mod event;
 mod link;
 mod lookup;
+mod measures;
 mod options;
 mod owner;
 mod service;
@@ -39,6 +40,7 @@ use wardline_runtime::revocations::Revocations;
 use wardline_store::Stores;
 
 pub use self::link::{LinkGate, LinkKey};
+pub use self::measures::METRICS;
 pub use self::options::{Limits, Options, Timings};
 pub use self::owner::session::LinkService;
 pub use self::service::DeliveryService;
@@ -143,6 +145,7 @@ impl Presence {
             tokio::spawn(keeper::announcements(Arc::clone(&self.owner), helpers.clone())),
             tokio::spawn(keeper::presence(Arc::clone(&self.owner), helpers.clone())),
             tokio::spawn(keeper::retention(Arc::clone(&self.owner), helpers.clone())),
+            tokio::spawn(keeper::gauges(Arc::clone(&self.owner), helpers.clone())),
             tokio::spawn(edge::follow(Arc::clone(&self.edge), helpers.clone())),
             tokio::spawn(report(Arc::clone(&self.owner), helpers.clone())),
         ];

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::counter;
 use prost::Message as _;
 use wardline_domain::{DeviceId, TenantId, UserId};
 use wardline_log::{EventLog, NewRecord, Partition, Topic};
@@ -21,6 +22,7 @@ use wardline_proto::convert::ids::bytes16;
 use wardline_proto::internal::v1::AuditRecord;
 use wardline_proto::reason::Reason;
 
+use crate::measures as names;
 use crate::{Caller, Clock};
 
 /// Records of this process that were dropped or not taken.
@@ -106,6 +108,7 @@ impl Audit {
 
     /// Warns at every power of two, so that a flood does not become one of diagnostics.
     fn count_drop(&self) {
+        counter!(names::AUDIT_DROPPED, "role" => self.role).increment(1);
         let dropped = DROPPED.fetch_add(1, Ordering::Relaxed) + 1;
         if dropped.is_power_of_two() {
             tracing::warn!(role = self.role, dropped, "audit records did not reach the log");

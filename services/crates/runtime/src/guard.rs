@@ -1,11 +1,12 @@
-//! What stands before every handler of a server: a span that names the method, room, a deadline, and a net under panics.
+//! What stands before every handler of a server: a span that names the method, a count, room, a deadline, and a net under
+//! panics.
 //!
 //! Methods that need no session have little room of their own and a short deadline: whoever sends them slowly keeps nobody
 //! with a session out.
 //!
 //! Deliberately absent: per-caller quotas (roles know what costs), and anything of the request in the span but the method.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,12 +22,15 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
+use tracing::field::Empty;
 use wardline_proto::reason::Reason;
 
 use crate::Refusal;
 use crate::auth::{REFLECTION, refuse};
+use crate::calls::{Calls, Counting};
 use crate::serve::Options;
 use crate::status::RETRY_AFTER;
+use crate::trace;
 
 /// Answered however busy the server is, or it would be taken for dead.
 const ALWAYS: &str = crate::auth::HEALTH;
@@ -38,7 +42,16 @@ pub(crate) struct GuardLayer {
     open: Room,
     /// The methods that need no session; reflection beside them.
     open_methods: &'static [&'static str],
-    methods: Arc<HashSet<String>>,
+    methods: Arc<HashMap<String, Arc<Calls>>>,
+    others: Arc<Others>,
+}
+
+/// Calls of what is not a method of ours.
+#[derive(Debug)]
+struct Others {
+    health: Arc<Calls>,
+    reflection: Arc<Calls>,
+    unknown: Arc<Calls>,
 }
 
 /// Room for handlers at work at a time, and how long each may take until its response begins.
@@ -61,7 +74,12 @@ impl GuardLayer {
             rest: Room::new(options.max_concurrent_requests, options.timeout),
             open: Room::new(options.max_concurrent_open_requests, options.open_timeout),
             open_methods,
-            methods: Arc::new(methods()),
+            methods: Arc::new(methods().into_iter().map(|path| (path.clone(), Calls::of(path))).collect()),
+            others: Arc::new(Others {
+                health: Calls::of("/grpc.health".to_owned()),
+                reflection: Calls::of("/grpc.reflection".to_owned()),
+                unknown: Calls::of("unknown".to_owned()),
+            }),
         }
     }
 
@@ -69,30 +87,30 @@ impl GuardLayer {
         if self.open_methods.contains(&path) || path.starts_with(REFLECTION) { &self.open } else { &self.rest }
     }
 
-    /// The method's name for the span; what a client invented is not repeated.
-    fn name_of<'a>(&self, path: &'a str) -> &'a str {
-        if self.methods.contains(path) {
-            path
+    /// The method for the span and the metrics; what a client invented is not repeated.
+    fn calls_of(&self, path: &str) -> &Arc<Calls> {
+        if let Some(calls) = self.methods.get(path) {
+            calls
         } else if path.starts_with(ALWAYS) {
-            "/grpc.health"
+            &self.others.health
         } else if path.starts_with(REFLECTION) {
-            "/grpc.reflection"
+            &self.others.reflection
         } else {
-            "unknown"
+            &self.others.unknown
         }
     }
 }
 
 /// The paths of all methods of the protocol.
-fn methods() -> HashSet<String> {
+fn methods() -> Vec<String> {
     let Ok(files) = prost_types::FileDescriptorSet::decode(wardline_proto::ALL_DESCRIPTORS) else {
         unreachable!("the descriptors were encoded by the build");
     };
-    let mut methods = HashSet::new();
+    let mut methods = Vec::new();
     for file in &files.file {
         for service in &file.service {
             for method in &service.method {
-                methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+                methods.push(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
             }
         }
     }
@@ -129,28 +147,34 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path();
-        let span = tracing::info_span!("request", method = self.layer.name_of(path));
+        let calls = self.layer.calls_of(path);
+        let trace = trace::call(calls.method(), request.headers());
+        let span = tracing::info_span!("request", method = calls.method(), trace_id = Empty);
+        if let Some(id) = trace.trace_id() {
+            span.record("trace_id", id);
+        }
+        let counting = Counting::begin(calls, trace.clone());
         let room = self.layer.room_of(path);
         let timeout = room.timeout;
         let permit = Arc::clone(&room.permits).try_acquire_owned();
         if permit.is_err() && !path.starts_with(ALWAYS) {
             tracing::debug!(parent: &span, "no room");
             let refusal = Refusal::new(Reason::Overloaded).retry_after(RETRY_AFTER);
-            return futures::future::ready(Ok(refuse(refusal))).boxed();
+            return futures::future::ready(Ok(counting.answered(refuse(refusal)))).boxed();
         }
         // Held until the response begins: a stream's later work is bounded by its role.
         let handler = span.in_scope(|| self.inner.call(request));
         async move {
             let _permit = permit;
-            let answer = within(timeout, AssertUnwindSafe(handler).catch_unwind()).await;
-            Ok(match answer {
+            let answer = within(timeout, trace.around(AssertUnwindSafe(handler).catch_unwind())).await;
+            Ok(counting.answered(match answer {
                 Some(Ok(Ok(response))) => reasoned(response),
                 Some(Err(_)) => {
                     tracing::error!("a handler panicked");
                     refuse(Refusal::new(Reason::Internal))
                 }
                 None => refuse(Refusal::new(Reason::DeadlineExceeded).retry_after(RETRY_AFTER)),
-            })
+            }))
         }
         .instrument(span)
         .boxed()

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::{Counter, counter};
 use quick_cache::sync::Cache;
 use wardline_domain::conversation::Head;
 use wardline_domain::roster::Roster;
@@ -14,6 +15,7 @@ use wardline_domain::{ConversationId, DeviceId, Failure, Timestamp, UserId};
 use wardline_proto::reason::Reason;
 use wardline_store::Conversations;
 
+use crate::measures as names;
 use crate::{Clock, Refusal};
 
 /// Versions above a head's may exist: the rows of a batch are written before its heads.
@@ -39,6 +41,8 @@ struct Shared {
     cache: Cache<ConversationId, Entry>,
     fresh_for: Duration,
     clock: Clock,
+    cached: Counter,
+    stored: Counter,
 }
 
 #[derive(Clone)]
@@ -56,14 +60,20 @@ impl std::fmt::Debug for Members {
 impl Members {
     /// Keeps at most `capacity` conversations, each for at most `fresh_for`.
     pub fn new(conversations: Arc<dyn Conversations>, capacity: usize, fresh_for: Duration, clock: Clock) -> Self {
-        Self { shared: Arc::new(Shared { conversations, cache: Cache::new(capacity), fresh_for, clock }) }
+        let lookups = |from: &'static str| counter!(names::MEMBERS_LOOKUPS, "from" => from);
+        let (cached, stored) = (lookups("cache"), lookups("store"));
+        let cache = Cache::new(capacity);
+        Self { shared: Arc::new(Shared { conversations, cache, fresh_for, clock, cached, stored }) }
     }
 
     /// The conversation, from the cache when fresh enough. `None` when the store has none.
     pub async fn get(&self, conversation: ConversationId) -> Result<Option<Seen>, Failure> {
         let now = self.shared.clock.now();
         match self.shared.cache.get(&conversation) {
-            Some(entry) if now.since(entry.at) < self.shared.fresh_for => Ok(Some(entry.seen)),
+            Some(entry) if now.since(entry.at) < self.shared.fresh_for => {
+                self.shared.cached.increment(1);
+                Ok(Some(entry.seen))
+            }
             _ => self.reload(conversation).await,
         }
     }
@@ -73,6 +83,7 @@ impl Members {
         // The time and the head before the roster: an entry is never taken for younger than it is, nor its roster older than
         // its head's.
         let at = self.shared.clock.now();
+        self.shared.stored.increment(1);
         let Some(head) = self.shared.conversations.head(conversation).await? else {
             return Ok(None);
         };

@@ -6,25 +6,30 @@
 //! Deliberately absent: a checkpoint. The topic is compacted and small; every start folds it from its oldest record.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use metrics::{gauge, histogram};
 use prost::Message as _;
 use quick_cache::sync::Cache;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use wardline_domain::{Cause, DeviceId, Failure, Position, Timestamp, UserId};
+use wardline_log::fold::retry::passes;
 use wardline_log::{Event, EventLog, FetchLimits, Group, LogRecord, Start, Subscription, Topic};
 use wardline_proto::convert::{Violation, ids};
 use wardline_proto::internal::v1::{DirectoryRecord, directory_record::Body};
 use wardline_proto::reason::Reason;
 
+use crate::Clock;
+use crate::measures as names;
+use crate::patience::Waiting;
+
 /// How many ends a slow receiver may lag before it must check all it holds.
 const ENDS_KEPT: usize = 1024;
 /// How many sessions are remembered as not ended.
 const SESSIONS_KEPT: usize = 65_536;
-/// How long the log is left alone after it failed.
-const RETRY: Duration = Duration::from_millis(250);
 /// How long one look at the registry is believed.
 pub(crate) const SESSION_SEEN_FOR: Duration = Duration::from_secs(5);
 
@@ -38,6 +43,7 @@ struct Shared {
     ended: RwLock<State>,
     ends: broadcast::Sender<Ended>,
     sessions: Cache<[u8; 16], (Timestamp, bool)>,
+    current: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -64,14 +70,29 @@ impl std::fmt::Debug for Revocations {
 }
 
 impl Revocations {
-    /// Follows the topic until `stop`. Answers once everything that was in the topic at the call has been folded.
+    /// Follows the topic until `stop`. Answers once everything that was in the topic at the call has been folded, and waits for
+    /// a log that is away as long as it takes.
+    ///
+    /// # Errors
+    /// `Unavailable` when it was stopped first, `Corrupt` when the topic cannot be followed at all.
     pub async fn follow(log: Arc<dyn EventLog>, stop: CancellationToken) -> Result<Self, Failure> {
         let revocations = Self::empty();
+        revocations.shared.current.send_replace(false);
         let follower = Follower { revocations: revocations.clone(), log, behind: HashMap::new(), unassigned: 0 };
-        let (caught_up, ready) = oneshot::channel();
-        tokio::spawn(follower.run(stop, caught_up));
-        ready.await.unwrap_or_else(|_| Err(Failure::NotApplied(Cause::unavailable("stopped before it caught up"))))?;
-        Ok(revocations)
+        let mut current = revocations.current();
+        let mut following = tokio::spawn(follower.run(stop));
+        tokio::select! {
+            _ = current.wait_for(|current| *current) => Ok(revocations),
+            ended = &mut following => Err(match ended {
+                Ok(Some(failure)) => failure,
+                _ => Failure::NotApplied(Cause::unavailable("stopped before it caught up")),
+            }),
+        }
+    }
+
+    /// Whether all that the topic held when it was last begun is folded, and it can be followed; now and from now on.
+    pub fn current(&self) -> watch::Receiver<bool> {
+        self.shared.current.subscribe()
     }
 
     /// Nothing has ended, and nothing will: for servers without a log, and tests.
@@ -80,6 +101,7 @@ impl Revocations {
             ended: RwLock::default(),
             ends: broadcast::channel(ENDS_KEPT).0,
             sessions: Cache::new(SESSIONS_KEPT),
+            current: watch::Sender::new(true),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -146,12 +168,21 @@ impl Revocations {
             Some(Ended::User(user)) => state.users.insert(user),
             None => false,
         };
+        gauge!(names::REVOKED, "what" => "devices").set(state.devices.len() as f64);
+        gauge!(names::REVOKED, "what" => "users").set(state.users.len() as f64);
         drop(state);
         if let (true, Some(end)) = (news, end) {
             // Nobody listening is no error.
             let _ = self.shared.ends.send(end);
         }
     }
+}
+
+/// How old records were when they came, once all that was there at the start had come.
+fn measure(records: &[LogRecord]) {
+    let now = Clock::system().now();
+    let age = histogram!(names::REVOCATION_AGE);
+    records.iter().for_each(|record| age.record(now.since(record.appended_at)));
 }
 
 /// What a record ends, if anything.
@@ -181,35 +212,37 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(mut self, stop: CancellationToken, caught_up: oneshot::Sender<Result<(), Failure>>) {
-        let mut caught_up = Some(caught_up);
+    /// Until it is stopped, or fails for good.
+    async fn run(mut self, stop: CancellationToken) -> Option<Failure> {
+        let mut waiting = Waiting::default();
         loop {
-            let Some(Err(failure)) = stop.run_until_cancelled(self.follow(&mut caught_up)).await else { return };
-            if let Some(waiting) = caught_up.take() {
-                let _ = waiting.send(Err(failure));
-                return;
+            let Err(failure) = stop.run_until_cancelled(self.follow(&mut waiting)).await?;
+            self.tell(false);
+            if !passes(&failure) {
+                tracing::error!(%failure, "the directory topic cannot be followed");
+                return Some(failure);
             }
-            tracing::warn!(%failure, "the directory topic cannot be followed; trying again");
-            if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
-                return;
-            }
+            let pause = waiting.pause("the directory topic", &failure);
+            stop.run_until_cancelled(tokio::time::sleep(pause)).await?;
         }
     }
 
-    async fn follow(&mut self, caught_up: &mut Option<oneshot::Sender<Result<(), Failure>>>) -> Result<(), Failure> {
+    async fn follow(&mut self, waiting: &mut Waiting) -> Result<Infallible, Failure> {
         self.behind.clear();
         self.unassigned = self.log.partitions(Topic::Directory).get();
         let mut subscription = self.log.subscribe(Group::Everyone, Topic::Directory, FetchLimits::default()).await?;
         loop {
             let event = subscription.next().await?;
             self.on(event, subscription.as_mut()).await?;
-            if self.unassigned == 0
-                && self.behind.is_empty()
-                && let Some(waiting) = caught_up.take()
-            {
-                let _ = waiting.send(Ok(()));
+            if self.unassigned == 0 && self.behind.is_empty() {
+                waiting.over();
+                self.tell(true);
             }
         }
+    }
+
+    fn tell(&self, current: bool) {
+        self.revocations.shared.current.send_if_modified(|known| std::mem::replace(known, current) != current);
     }
 
     async fn on(&mut self, event: Event, subscription: &mut dyn Subscription) -> Result<(), Failure> {
@@ -226,7 +259,11 @@ impl Follower {
                 self.unassigned += 1;
             }
             Event::Records { partition, records } => {
+                let live = self.unassigned == 0 && self.behind.is_empty();
                 records.iter().for_each(|record| self.revocations.apply(record));
+                if live {
+                    measure(&records);
+                }
                 if let (Some(last), Some(end)) = (records.last(), self.behind.get(&partition))
                     && last.position.as_u64().saturating_add(1) >= end.as_u64()
                 {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Request, Response};
+use metrics::{counter, gauge};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,7 +29,9 @@ use tower::{Service, ServiceBuilder};
 use zeroize::Zeroizing;
 
 use crate::auth::AuthLayer;
+use crate::counted::Counted;
 use crate::guard::GuardLayer;
+use crate::measures as names;
 
 /// A server's certificate, and whose clients it takes.
 #[derive(Clone)]
@@ -98,7 +101,7 @@ impl Default for Options {
 pub struct Bound {
     /// Where it is: the real port when 0 was asked for.
     pub address: SocketAddr,
-    listener: TcpListener,
+    pub(crate) listener: TcpListener,
 }
 
 /// Why a server ended before it was told to.
@@ -177,6 +180,7 @@ fn admit(
         Err(error) => return Some(Err(error)),
     };
     let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        counter!(names::CONNECTIONS_REFUSED).increment(1);
         tracing::debug!("no place for a connection");
         return None;
     };
@@ -229,13 +233,19 @@ fn stack(
 struct Connection {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
+    _counted: Counted,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Connection {
     fn new(stream: TcpStream, place: OwnedSemaphorePermit, cut: &CancellationToken) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, _place: place, cut: Box::pin(cut.clone().cancelled_owned()) })
+        Ok(Self {
+            stream,
+            _place: place,
+            _counted: Counted::one(gauge!(names::CONNECTIONS)),
+            cut: Box::pin(cut.clone().cancelled_owned()),
+        })
     }
 
     /// Pending while the connection may go on.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use metrics::counter;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 use wardline_domain::conversation::Rejection;
@@ -10,6 +11,8 @@ use wardline_domain::{Failure, mls::InvalidMls};
 use wardline_log::Refused;
 use wardline_proto::convert::{Violation, reject};
 use wardline_proto::reason::{DOMAIN, Reason};
+
+use crate::measures as names;
 
 /// A call that is refused, or whose outcome is unknown. Becomes a status at the edge of the role.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +109,7 @@ impl From<Failure> for Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
+        counter!(names::REFUSALS, "reason" => refusal.reason.as_str()).increment(1);
         let mut details = ErrorDetails::new();
         let metadata = refusal.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Vec<_>>();
         details.set_error_info(

@@ -7,6 +7,7 @@ mod submit;
 use std::pin::Pin;
 
 use futures::Stream;
+use metrics::counter;
 use tonic::{Request, Response, Status, Streaming};
 use wardline_proto::reason::Reason;
 use wardline_proto::v1;
@@ -15,13 +16,22 @@ use wardline_runtime::caller::DeviceCaller;
 use wardline_runtime::{Caller, Refusal};
 
 use crate::Ingest;
+use crate::measures as names;
 
 impl Ingest {
     /// The device that calls, and what it asks.
     fn enter<T>(&self, action: &'static str, request: Request<T>) -> Result<(Caller, DeviceCaller, T), Refusal> {
         let caller = Caller::of(&request)?;
-        let device = self.audited(action, &caller, caller.device())?;
-        Ok((caller, device, request.into_inner()))
+        match caller.device() {
+            Ok(device) => Ok((caller, device, request.into_inner())),
+            Err(refusal) => self.answered(action, &caller, Err(refusal)),
+        }
+    }
+
+    /// Counts an answer, and leaves an audit record of one that refuses for who asks.
+    fn answered<R>(&self, action: &'static str, caller: &Caller, answer: Result<R, Refusal>) -> Result<R, Refusal> {
+        count(action, answer.as_ref().err());
+        self.audited(action, caller, answer)
     }
 
     /// Leaves an audit record of an answer that refuses for who asks.
@@ -33,6 +43,12 @@ impl Ingest {
         }
         answer
     }
+}
+
+/// Counts what something came to: an action of this service by its constant name.
+fn count(action: &'static str, refusal: Option<&Refusal>) {
+    let outcome = refusal.map_or("OK", |refusal| refusal.reason.as_str());
+    counter!(names::ANSWERS, "action" => action, "outcome" => outcome).increment(1);
 }
 
 const fn is_security_decision(reason: Reason) -> bool {
@@ -59,7 +75,7 @@ impl ConversationService for Ingest {
         const ACTION: &str = "create_conversation";
         let (caller, device, request) = self.enter(ACTION, request)?;
         let answer = self.inner.create(device, request).await;
-        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
+        Ok(Response::new(self.answered(ACTION, &caller, answer)?))
     }
 
     async fn get_conversation(
@@ -69,7 +85,7 @@ impl ConversationService for Ingest {
         const ACTION: &str = "get_conversation";
         let (caller, device, request) = self.enter(ACTION, request)?;
         let answer = self.inner.get_conversation(device, &request).await;
-        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
+        Ok(Response::new(self.answered(ACTION, &caller, answer)?))
     }
 
     async fn list_members(
@@ -79,7 +95,7 @@ impl ConversationService for Ingest {
         const ACTION: &str = "list_members";
         let (caller, device, request) = self.enter(ACTION, request)?;
         let answer = self.inner.list_members(device, &request).await;
-        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
+        Ok(Response::new(self.answered(ACTION, &caller, answer)?))
     }
 
     async fn leave_conversation(
@@ -89,7 +105,7 @@ impl ConversationService for Ingest {
         const ACTION: &str = "leave_conversation";
         let (caller, device, request) = self.enter(ACTION, request)?;
         let answer = self.inner.leave(device, &request).await;
-        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
+        Ok(Response::new(self.answered(ACTION, &caller, answer)?))
     }
 
     async fn get_group_state(
@@ -99,21 +115,21 @@ impl ConversationService for Ingest {
         const ACTION: &str = "get_group_state";
         let (caller, device, request) = self.enter(ACTION, request)?;
         let answer = self.inner.get_group_state(device, &request).await;
-        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
+        Ok(Response::new(self.answered(ACTION, &caller, answer)?))
     }
 
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
         const ACTION: &str = "commit";
         let (caller, device, request) = self.enter(ACTION, request)?;
         let answer = self.inner.commit(device, request).await;
-        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
+        Ok(Response::new(self.answered(ACTION, &caller, answer)?))
     }
 
     async fn send(&self, request: Request<v1::SendRequest>) -> Result<Response<v1::SendResponse>, Status> {
         const ACTION: &str = "send";
         let (caller, device, request) = self.enter(ACTION, request)?;
         let answer = self.inner.send(device, request).await;
-        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
+        Ok(Response::new(self.answered(ACTION, &caller, answer)?))
     }
 
     async fn publish(
@@ -131,6 +147,6 @@ impl ConversationService for Ingest {
         const ACTION: &str = "get_outcome";
         let (caller, device, request) = self.enter(ACTION, request)?;
         let answer = self.inner.get_outcome(device, &request).await;
-        Ok(Response::new(self.audited(ACTION, &caller, answer)?))
+        Ok(Response::new(self.answered(ACTION, &caller, answer)?))
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, Stream, StreamExt};
+use metrics::gauge;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -15,10 +17,18 @@ use wardline_proto::reason::Reason;
 use wardline_proto::v1;
 use wardline_proto::v1::publish_response::Frame;
 use wardline_proto::v1::publish_result::Result as Fate;
-use wardline_runtime::Refusal;
 use wardline_runtime::caller::DeviceCaller;
+use wardline_runtime::trace::{self, SpanContext};
+use wardline_runtime::{Counted, Refusal};
 
-use crate::Ingest;
+use super::count;
+use crate::measures as names;
+use crate::{Ingest, Inner};
+
+/// The action as it is counted.
+const ACTION: &str = "publish";
+/// The span of one message.
+const MESSAGE: &str = "wardline.v1.ConversationService/Publish message";
 
 /// A message's id as sent and what became of it.
 type Answer = (String, Result<Timestamp, Refusal>);
@@ -30,18 +40,27 @@ impl Ingest {
         up: Streaming<v1::PublishRequest>,
     ) -> Pin<Box<dyn Stream<Item = Result<v1::PublishResponse, Status>> + Send>> {
         let (down, frames) = mpsc::channel(64);
-        tokio::spawn(self.clone().publish_loop(caller, up, down));
+        let inner = Arc::clone(&self.inner);
+        let _counted = Counted::one(gauge!(names::STREAMS));
+        let publishing = Publishing { inner, caller, stream: trace::current(), _counted };
+        tokio::spawn(publishing.run(up, down));
         Box::pin(ReceiverStream::new(frames))
     }
+}
 
+/// A stream that is open.
+struct Publishing {
+    inner: Arc<Inner>,
+    caller: DeviceCaller,
+    /// The span of the call that opened it, if that is sampled.
+    stream: Option<SpanContext>,
+    _counted: Counted,
+}
+
+impl Publishing {
     /// Ends when the client ends, at the first message whose outcome is unknown or that is to be sent again, when the session or
     /// device ends, or when the server drains.
-    async fn publish_loop(
-        self,
-        caller: DeviceCaller,
-        mut up: Streaming<v1::PublishRequest>,
-        down: mpsc::Sender<Result<v1::PublishResponse, Status>>,
-    ) {
+    async fn run(self, mut up: Streaming<v1::PublishRequest>, down: mpsc::Sender<Result<v1::PublishResponse, Status>>) {
         let options = &self.inner.options;
         let started = v1::PublishStarted { max_in_flight: options.publish_in_flight, max_bytes: options.publish_bytes };
         if down.send(Ok(frame(Frame::Started(started)))).await.is_err() {
@@ -61,12 +80,12 @@ impl Ingest {
                 }
                 message = up.message(), if reading && room => match message {
                     Ok(Some(request)) => {
-                        if let Err(refusal) = self.still_allowed(&caller).await {
+                        if let Err(refusal) = self.still_allowed().await {
                             let _ = down.send(Err(refusal.into())).await;
                             return;
                         }
                         window.sent(&request);
-                        let (answer, goes_on) = self.publish_one(&caller, request).await;
+                        let (answer, goes_on) = self.publish_one(request).await;
                         waiting.push_back(answer);
                         reading = goes_on;
                     }
@@ -82,7 +101,8 @@ impl Ingest {
         }
     }
 
-    async fn still_allowed(&self, caller: &DeviceCaller) -> Result<(), Refusal> {
+    async fn still_allowed(&self) -> Result<(), Refusal> {
+        let caller = &self.caller;
         let expired = self.inner.deps.clock.now() > caller.expires_at.plus(wardline_runtime::session::LEEWAY);
         if expired || self.inner.deps.authenticator.session_ended(caller.session).await {
             return Err(Refusal::new(Reason::SessionExpired));
@@ -92,18 +112,22 @@ impl Ingest {
 
     /// Takes a message's place in the log's queue before the next one is read; its durability is awaited beside the others.
     /// False when nothing more may be read: what is to be sent again would otherwise be overtaken by what follows it.
-    async fn publish_one(
-        &self,
-        caller: &DeviceCaller,
-        request: v1::PublishRequest,
-    ) -> (BoxFuture<'static, Answer>, bool) {
+    async fn publish_one(&self, request: v1::PublishRequest) -> (BoxFuture<'static, Answer>, bool) {
         let id = message_id(&request);
-        match self.inner.submit_content(caller, request.sealed).await {
+        let trace = trace::streamed(MESSAGE, self.stream.as_ref());
+        match trace.around(self.inner.submit_content(&self.caller, request.sealed)).await {
             Ok(submitted) => {
-                let inner = self.inner.clone();
-                (async move { (id, inner.finish(submitted).await) }.boxed(), true)
+                let inner = Arc::clone(&self.inner);
+                let finished = async move {
+                    let answer = inner.finish(submitted).await;
+                    count(ACTION, answer.as_ref().err());
+                    drop(trace);
+                    (id, answer)
+                };
+                (finished.boxed(), true)
             }
             Err(refusal) => {
+                count(ACTION, Some(&refusal));
                 let goes_on = refusal.retry_after.is_none();
                 (std::future::ready((id, Err(refusal))).boxed(), goes_on)
             }

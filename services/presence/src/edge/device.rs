@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
+use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
@@ -38,6 +39,7 @@ use super::session;
 use super::streams::{Cut, Entered, enter};
 use super::upward::Upward;
 use crate::cursor;
+use crate::measures as names;
 use crate::owner::reads;
 
 /// How long a device may take to read that the server drains.
@@ -66,6 +68,8 @@ pub(crate) fn attach(
             Ok(()) => run(&edge, caller, up, &down, &entered).await,
             Err(reason) => Err(Refusal::new(reason)),
         };
+        let reason = ended.as_ref().map_or_else(|refusal| refusal.reason.as_str(), |gone| *gone);
+        counter!(names::STREAMS_ENDED, "reason" => reason).increment(1);
         if let Err(refusal) = ended {
             // Fails when the device is gone.
             let _ = down.send(Err(refusal.into())).await;
@@ -92,13 +96,14 @@ fn cut_short(
     })
 }
 
+/// Answers with how the stream ended, when no error ended it.
 async fn run(
     edge: &Arc<Edge>,
     caller: DeviceCaller,
     mut up: Streaming<AttachRequest>,
     down: &Sender,
     entered: &Entered,
-) -> Result<(), Refusal> {
+) -> Result<&'static str, Refusal> {
     let first = tokio::select! {
         first = up.message() => first,
         () = tokio::time::sleep(START_PATIENCE) => return Err(Refusal::new(Reason::DeadlineExceeded)),
@@ -110,10 +115,10 @@ async fn run(
     };
     let mut device = Device::new(edge, caller, start)?;
     match device.serve(&mut up, down, entered).await {
-        End::Gone => Ok(()),
+        End::Gone => Ok("gone"),
         End::Draining => {
             device.say_draining(down).await;
-            Ok(())
+            Ok("draining")
         }
         End::For(refusal) => Err(refusal),
     }
@@ -167,6 +172,8 @@ struct Device<'a> {
     resume: Option<Resume>,
     reads: BTreeMap<ConversationId, AttachRead>,
     warned: bool,
+    /// Whether all that there was has been sent.
+    live: bool,
     frames_down: VecDeque<AttachResponse>,
     frames_up: Upward,
 }
@@ -187,6 +194,7 @@ impl<'a> Device<'a> {
             resume: None,
             reads: BTreeMap::new(),
             warned: false,
+            live: false,
             frames_down: VecDeque::new(),
             frames_up: Upward::default(),
         })
@@ -266,13 +274,26 @@ impl<'a> Device<'a> {
     fn send_down(&mut self, permit: Permit<'_>) -> Happened {
         let Ok(permit) = permit else { return Happened::DeviceLost };
         if let Some(frame) = self.frames_down.pop_front() {
+            self.measure(frame.frame.as_ref());
             permit.send(Ok(frame));
         }
         Happened::Sent
     }
 
+    fn measure(&mut self, frame: Option<&Down>) {
+        match frame {
+            Some(Down::Events(frame)) => {
+                let now = self.edge.owner.clock.now();
+                self.edge.owner.messages.handed_over(&frame.events, self.live, now);
+            }
+            Some(Down::CaughtUp(_)) => self.live = true,
+            _ => {}
+        }
+    }
+
     /// Looks for the owner. What was meant for the one before is repeated when there is a new one.
     fn seek(&mut self) -> Way<'a> {
+        self.live = false;
         self.frames_up.close();
         self.acknowledged_at_open = self.acknowledged.clone();
         let open = LinkOpen {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use metrics::gauge;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,8 +22,10 @@ use wardline_proto::internal::v1::connect_request::Frame as Up;
 use wardline_proto::internal::v1::connect_response::Frame as Down;
 use wardline_proto::internal::v1::presence_link_service_client::PresenceLinkServiceClient;
 use wardline_proto::internal::v1::{ConnectRequest, ConnectResponse, LinkClose, LinkOpen};
+use wardline_runtime::Counted;
 
 use crate::link::LinkPass;
+use crate::measures as names;
 
 /// The largest frame: a batch and one event that came last.
 pub(crate) const MOST_FRAME_BYTES: usize = 16 << 20;
@@ -93,6 +96,7 @@ impl Links {
             attachments: Mutex::default(),
             next: AtomicU64::new(1),
             down: CancellationToken::new(),
+            _counted: Counted::one(gauge!(names::LINKS, "side" => "edge")),
         });
         tokio::spawn(read(Arc::downgrade(&link), link.down.clone(), down));
         *place = Some(Arc::clone(&link));
@@ -122,6 +126,7 @@ pub(crate) struct Link {
     attachments: Mutex<HashMap<u64, mpsc::Sender<Down>>>,
     next: AtomicU64,
     down: CancellationToken,
+    _counted: Counted,
 }
 
 impl Link {

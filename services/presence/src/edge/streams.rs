@@ -6,13 +6,16 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use metrics::gauge;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use wardline_domain::{DeviceId, UserId};
 use wardline_proto::reason::Reason;
+use wardline_runtime::Counted;
 use wardline_runtime::revocations::Ended;
 
 use super::Edge;
+use crate::measures as names;
 
 /// How a stream is told that its device may no longer read. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +70,7 @@ pub(crate) struct Entered {
     user: UserId,
     serial: u64,
     pub(crate) cut: Cut,
+    _counted: Counted,
 }
 
 impl Drop for Entered {
@@ -85,7 +89,7 @@ pub(crate) fn enter(edge: &Arc<Edge>, user: UserId, device: DeviceId) -> Entered
     let serial = edge.streams.serials.fetch_add(1, Ordering::Relaxed);
     let cut = Cut::default();
     edge.streams.lock().entry(user).or_default().push(Stream { serial, device, cut: cut.clone() });
-    Entered { edge: Arc::clone(edge), user, serial, cut }
+    Entered { edge: Arc::clone(edge), user, serial, cut, _counted: Counted::one(gauge!(names::STREAMS)) }
 }
 
 /// Follows the revocations until `stop`.

@@ -16,9 +16,11 @@
 //! Deliberately absent: where rows come from, their bodies, time.
 
 use std::collections::VecDeque;
+use std::time::SystemTime;
 
 use wardline_domain::envelope::Sequence;
-use wardline_domain::{ConversationId, Position, UserId};
+use wardline_domain::{ConversationId, Position, Timestamp, UserId};
+use wardline_log::trace::TraceParent;
 
 /// How much may be unacknowledged. One event is always let through, however large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,20 @@ pub(crate) struct Delivered {
     /// Who sent the message, and is to be told. `None` for a Welcome: what lies at or below its sequence was before the
     /// device, and is never said to be delivered to it.
     pub(crate) sender: Option<UserId>,
+    /// When ingest accepted the message, if it was pushed as it happened: what a device catches up with is as old as its
+    /// absence was long.
+    pub(crate) accepted_at: Option<Timestamp>,
+    /// The span that it was sent under, if that is sampled.
+    pub(crate) sent: Option<Sent>,
+}
+
+/// The sending of an event, for the trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// The span that it comes from.
+    pub(crate) from: TraceParent,
+    /// When it was sent.
+    pub(crate) at: SystemTime,
 }
 
 /// An event that could be sent.
@@ -163,6 +179,11 @@ impl Attachment {
 
     pub(crate) const fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// How many events are unacknowledged.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.in_flight.len()
     }
 
     /// Everything up to here has been sent.

@@ -90,7 +90,7 @@ impl World {
         let event = wire::feed_event_record::Event::KeyPackagesLow(wire::FeedKeyPackagesLow { suite: 1, available: 0 });
         let event = Arc::new(FeedEvent::parse(event).unwrap());
         let recipients = vec![Recipient { user, previous, devices: Vec::new() }];
-        self.ring.push(Arc::new(Entry { position, event, recipients }));
+        self.ring.push(Arc::new(Entry { position, event, recipients, trace: None }));
         self.durable = position;
         if user == USER {
             let item = Item { position, previous, bytes, delivered: None };

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use wardline_domain::{DeviceId, Failure, Position, UserId};
 use wardline_log::fold::{Fold, Folds};
+use wardline_log::trace::TraceParent;
 use wardline_log::{LogRecord, NewRecord, Partition as LogPartition, Started, Topic};
 use wardline_proto::convert::{Violation, ids};
 use wardline_proto::internal::v1::{self as wire, feed_record::Body};
@@ -127,6 +128,7 @@ impl Fold for FeedFold {
             feeds.put_receipts_of(receipts).await?;
         }
         self.set_aside(&effects.unreadable).await?;
+        self.filed(&effects.outputs);
         self.prepare(&effects.outputs).await;
         if self.partition.publish(&effects.outputs, effects.through) {
             tracing::info!(partition = self.partition.index, "another instance took a feeds partition");
@@ -198,8 +200,18 @@ impl FeedFold {
         effects.outputs.push(if fresh.len() < count {
             Output::Replayed(position)
         } else {
-            Output::Event(Arc::new(Entry { position, event, recipients: fresh }))
+            let trace = TraceParent::all(&record.headers).next();
+            Output::Event(Arc::new(Entry { position, event, recipients: fresh, trace }))
         });
+    }
+
+    fn filed(&self, outputs: &[Output]) {
+        let now = self.shared.clock.now();
+        let events = outputs.iter().filter_map(|output| match output {
+            Output::Event(entry) => entry.event.accepted_at(),
+            _ => None,
+        });
+        events.for_each(|accepted_at| self.shared.messages.filed.record(now.since(accepted_at)));
     }
 
     /// Reads what is only named, once for all who are attached. Who is not served so will read it when catching up.

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: when to send them.
 
+use std::time::SystemTime;
+
 use prost::Message as _;
 use tokio::sync::mpsc::OwnedPermit;
 use wardline_domain::{Position, UserId};
@@ -10,7 +12,7 @@ use wardline_proto::internal::v1::{ConnectResponse, LinkEndReason, LinkEnded, Li
 use wardline_proto::v1::attach_response::Frame as Down;
 use wardline_proto::v1::{self, event::Body};
 
-use super::attachment::Item;
+use super::attachment::{Delivered, Item, Sent};
 use super::ring::Row;
 use crate::cursor;
 
@@ -46,8 +48,13 @@ pub(crate) fn item(row: &Row, body: Option<&Body>) -> Item {
         position: row.position,
         previous: row.previous,
         bytes: body.map_or(0, body_bytes),
-        delivered: body.and_then(|_| row.event.delivered()),
+        delivered: body.and_then(|_| row.event.delivered()).map(|delivered| Delivered { sent: sent(row), ..delivered }),
     }
+}
+
+/// The clock is asked only for what is sampled.
+fn sent(row: &Row) -> Option<Sent> {
+    row.trace.map(|from| Sent { from, at: SystemTime::now() })
 }
 
 /// A row for its device; without body when it is for others.

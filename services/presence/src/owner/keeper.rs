@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::gauge;
 use prost::Message as _;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -17,10 +18,14 @@ use wardline_proto::internal::v1 as wire;
 use wardline_registry::{Owner, Presence};
 
 use super::Shared;
+use super::partition::Census;
 use super::receipts::append;
+use crate::measures as names;
 
 /// Users announced at once.
 const ANNOUNCED_AT_ONCE: usize = 1024;
+/// Between two looks at what the gauges say.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 /// Appends claims, ends what may not be served.
 pub(crate) async fn claims(shared: Arc<Shared>, stop: CancellationToken) {
@@ -127,6 +132,30 @@ pub(crate) async fn retention(shared: Arc<Shared>, stop: CancellationToken) {
         if let Err(failure) = shared.stores.feeds.expire(before).await {
             tracing::warn!(%failure, "old feed rows were not dropped");
         }
+    }
+}
+
+/// Sets the gauges.
+pub(crate) async fn gauges(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut tick = every(WATCH_EVERY);
+    let partitions = |state: &'static str| gauge!(names::PARTITIONS, "state" => state);
+    let attachments = |phase: &'static str| gauge!(names::ATTACHMENTS, "phase" => phase);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let owned = shared.owned();
+        let serving = owned.iter().filter(|owned| owned.partition.serving().is_some()).count();
+        partitions("assigned").set(owned.len() as f64);
+        partitions("serving").set(serving as f64);
+        let mut census = Census::default();
+        owned.iter().for_each(|owned| census += owned.partition.census());
+        attachments("behind").set(census.behind as f64);
+        attachments("live").set(census.live as f64);
+        attachments("full").set(census.full as f64);
+        attachments("expired").set(census.expired as f64);
+        gauge!(names::UNACKNOWLEDGED).set(census.unacknowledged as f64);
+        gauge!(names::RING_EVENTS).set(census.ring_events as f64);
+        gauge!(names::RING_BYTES).set(census.ring_bytes as f64);
+        shared.receipts.watch();
+        shared.reads.watch();
     }
 }
 

@@ -37,16 +37,21 @@ use wardline_registry::Registry;
 use wardline_runtime::Clock;
 use wardline_runtime::members::Members;
 use wardline_runtime::revocations::Revocations;
+use wardline_runtime::trace;
 use wardline_store::Stores;
 
+use self::attachment::{Delivered, Sent};
 use self::bodies::Bodies;
 use self::partition::Partition;
 use self::reads::Reads;
 use self::receipts::Receipts;
 use self::tenure::Instance;
+use crate::measures::Messages;
 use crate::options::Options;
 use crate::{Deps, Health};
 
+/// The span of an event's way to a device and of the acknowledgement's way back.
+const DELIVERY: &str = "deliver";
 /// How long the last receipts may take at the end.
 const FLUSH_GRACE: Duration = Duration::from_secs(5);
 
@@ -70,6 +75,7 @@ pub(crate) struct Shared {
     reclaim: Notify,
     announce: Notify,
     health: watch::Sender<Health>,
+    pub(crate) messages: Messages,
 }
 
 impl std::fmt::Debug for Shared {
@@ -128,6 +134,7 @@ impl Shared {
             reclaim: Notify::new(),
             announce: Notify::new(),
             health,
+            messages: Messages::new(),
         }
     }
 
@@ -149,6 +156,18 @@ impl Shared {
     /// Gathers and flushes what devices report until `stop`, and checks their read marks.
     pub(crate) async fn report(&self, stop: CancellationToken) {
         tokio::join!(self.receipts.run(stop.clone(), FLUSH_GRACE), self.reads.run(self, stop));
+    }
+
+    /// Messages are safe on a device: the spans of their sending end, and go on in the names that are left in `sent`.
+    pub(crate) fn acknowledged(&self, delivered: &mut [Delivered]) {
+        let now = self.clock.now();
+        for message in delivered {
+            if let Some(accepted_at) = message.accepted_at {
+                self.messages.acknowledged.record(now.since(accepted_at));
+            }
+            let passed = |sent: Sent| Some(Sent { from: trace::passed(DELIVERY, sent.from, sent.at)?, ..sent });
+            message.sent = message.sent.and_then(passed);
+        }
     }
 
     fn owned(&self) -> Vec<Owned> {

@@ -199,5 +199,11 @@ fn items(rows: &[Row], device: DeviceId) -> impl Iterator<Item = Item> + '_ {
 pub(crate) fn row_of(row: FeedRow) -> Result<Row, Failure> {
     let event = FeedEvent::decode(&row.event)
         .map_err(|_| Failure::NotApplied(Cause::corrupt("a feed row's event does not decode")))?;
-    Ok(Row { position: row.position, previous: row.previous, devices: row.devices, event: Arc::new(event) })
+    Ok(Row {
+        position: row.position,
+        previous: row.previous,
+        devices: row.devices,
+        event: Arc::new(event),
+        trace: None,
+    })
 }

@@ -100,6 +100,30 @@ pub(crate) enum Output {
     Receipts(Position, UserId, Vec<v1::Watermark>),
 }
 
+/// How many devices are in each phase, and how much waits for them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Census {
+    pub(crate) behind: usize,
+    pub(crate) live: usize,
+    pub(crate) full: usize,
+    pub(crate) expired: usize,
+    pub(crate) unacknowledged: usize,
+    pub(crate) ring_events: usize,
+    pub(crate) ring_bytes: usize,
+}
+
+impl std::ops::AddAssign for Census {
+    fn add_assign(&mut self, other: Self) {
+        self.behind += other.behind;
+        self.live += other.live;
+        self.full += other.full;
+        self.expired += other.expired;
+        self.unacknowledged += other.unacknowledged;
+        self.ring_events += other.ring_events;
+        self.ring_bytes += other.ring_bytes;
+    }
+}
+
 /// A feeds partition as its owner holds it.
 #[derive(Debug)]
 pub(crate) struct Partition {
@@ -253,6 +277,23 @@ impl Partition {
         self.lock().users.keys().copied().collect()
     }
 
+    /// How many there are of what is worth watching.
+    pub(crate) fn census(&self) -> Census {
+        let state = self.lock();
+        let (ring_events, ring_bytes) = state.ring.size();
+        let mut census = Census { ring_events, ring_bytes, ..Census::default() };
+        for seat in state.users.values().flatten() {
+            census.unacknowledged += seat.place.unacknowledged();
+            match seat.place.phase() {
+                Phase::Behind => census.behind += 1,
+                Phase::Live => census.live += 1,
+                Phase::Full => census.full += 1,
+                Phase::Expired { .. } => census.expired += 1,
+            }
+        }
+        census
+    }
+
     /// What to do next for a device.
     pub(crate) fn next(&self, id: SeatId) -> Next {
         let mut state = self.lock();
@@ -342,19 +383,14 @@ impl State {
     }
 
     fn offer(&mut self, entry: &Entry, limits: &Limits, touched: &mut Vec<UserId>) {
-        for recipient in &entry.recipients {
+        for (index, recipient) in entry.recipients.iter().enumerate() {
             if self.users.is_empty() {
                 return;
             }
             let Some(seats) = self.users.get_mut(&recipient.user) else { continue };
             touched.push(recipient.user);
             for seat in seats {
-                let row = Row {
-                    position: entry.position,
-                    previous: recipient.previous,
-                    devices: Vec::new(),
-                    event: Arc::clone(&entry.event),
-                };
+                let row = entry.row_for_all(index, recipient);
                 seat.offer(recipient.user, &row, addressed(&recipient.devices, seat.device), limits);
             }
         }
@@ -391,7 +427,10 @@ impl Seat {
             self.wake.notify_one();
             return;
         }
-        let item = frames::item(row, body.as_ref());
+        let mut item = frames::item(row, body.as_ref());
+        if let Some(delivered) = &mut item.delivered {
+            delivered.accepted_at = row.event.accepted_at();
+        }
         match self.place.offer(item) {
             Offer::Send => {
                 if let Some(batch) = &mut self.batch {

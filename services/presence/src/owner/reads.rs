@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
+use metrics::gauge;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wardline_domain::envelope::Sequence;
@@ -17,6 +18,7 @@ use wardline_runtime::Refusal;
 use super::Shared;
 use super::receipts::Reporter;
 use crate::backoff::Backoff;
+use crate::measures as names;
 
 /// Marks checked at once.
 const AT_ONCE: usize = 16;
@@ -73,6 +75,11 @@ impl Reads {
         }
         self.some.notify_one();
         true
+    }
+
+    /// Sets the gauge of what waits.
+    pub(crate) fn watch(&self) {
+        gauge!(names::READS_WAITING).set(self.lock().marks.len() as f64);
     }
 
     /// Checks marks until `stop`.

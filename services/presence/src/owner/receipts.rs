@@ -9,14 +9,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use metrics::{gauge, histogram};
 use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use wardline_domain::envelope::Sequence;
 use wardline_domain::{ConversationId, DeviceId, Position, UserId};
+use wardline_log::trace::{self, TraceParent};
 use wardline_log::{EventLog, NewRecord, Partition, Topic};
 use wardline_proto::convert::ids;
 use wardline_proto::internal::v1 as wire;
@@ -26,6 +28,7 @@ use wardline_store::feeds::DeviceCursorRow;
 
 use super::attachment::Delivered;
 use crate::backoff::Backoff;
+use crate::measures as names;
 use crate::options::{Limits, Timings};
 
 /// How many bytes go into one append.
@@ -53,6 +56,8 @@ struct Report {
     /// In the order in which they are to be applied, never none.
     devices: BTreeMap<(UserId, DeviceId), Vec<Progress>>,
     senders: BTreeSet<UserId>,
+    /// The spans of deliveries among them, few.
+    traces: Vec<TraceParent>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -104,6 +109,11 @@ impl Receipts {
         }
     }
 
+    /// Sets the gauge of what waits.
+    pub(crate) fn watch(&self) {
+        gauge!(names::REPORTS_WAITING).set(self.lock().entries as f64);
+    }
+
     /// Whether so much waits for the log that no more should be taken in.
     pub(crate) fn is_full(&self) -> bool {
         self.lock().entries >= self.limits.pending_entries
@@ -118,6 +128,9 @@ impl Receipts {
                     let (progress, senders) = pending.progress(from, message.conversation);
                     progress.delivered = progress.delivered.max(message.sequence.0);
                     senders.insert(sender);
+                    if let Some(sent) = message.sent {
+                        pending.trace(from, message.conversation, sent.from);
+                    }
                 }
                 None => pending.skip(from, message.conversation, message.sequence),
             }
@@ -195,10 +208,12 @@ impl Receipts {
             let number = pending.taken + 1;
             (number, std::mem::replace(&mut *pending, Pending { taken: number, ..Pending::default() }))
         };
+        let began = Instant::now();
         for (partition, records) in self.records(&batch) {
             self.append(partition, &records).await;
         }
         self.put_cursors(&batch).await;
+        histogram!(names::FLUSH_SECONDS).record(began.elapsed());
         self.done.send_replace(taken);
     }
 
@@ -211,7 +226,7 @@ impl Receipts {
             by_partition.entry(index).or_default().push(NewRecord {
                 key: ids::bytes16(conversation.as_bytes()),
                 payload: report.record(*conversation, now).encode_to_vec().into(),
-                headers: Vec::new(),
+                headers: report.traces.iter().map(|trace| trace.header()).collect(),
             });
         }
         let mut out = Vec::new();
@@ -294,6 +309,14 @@ impl Pending {
         (device.last_mut().expect("a device that is named has progress"), &mut report.senders)
     }
 
+    /// The record of the conversation continues one more trace, if there is room.
+    fn trace(&mut self, from: Reporter, conversation: ConversationId, trace: TraceParent) {
+        let traces = &mut self.conversations.entry((from.partition, conversation)).or_default().traces;
+        if traces.len() < trace::MOST {
+            traces.push(trace);
+        }
+    }
+
     /// The device passes over what lies above its delivered watermark. A record's skip is applied before its `delivered`, so
     /// what was delivered before the skip stands in a record of its own, before it.
     fn skip(&mut self, from: Reporter, conversation: ConversationId, through: Sequence) {
@@ -347,11 +370,11 @@ mod tests {
 
     fn message(sequence: u64) -> Delivered {
         let sender = Some(UserId::from_bytes([9; 16]));
-        Delivered { conversation: CONVERSATION, sequence: Sequence(sequence), sender }
+        Delivered { conversation: CONVERSATION, sequence: Sequence(sequence), sender, accepted_at: None, sent: None }
     }
 
     fn welcome(sequence: u64) -> Delivered {
-        Delivered { conversation: CONVERSATION, sequence: Sequence(sequence), sender: None }
+        Delivered { sender: None, ..message(sequence) }
     }
 
     /// (delivered, read, skipped through) of each of the device's records, in order.

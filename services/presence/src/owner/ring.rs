@@ -7,8 +7,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use wardline_domain::{DeviceId, Position, UserId};
+use wardline_log::trace::TraceParent;
 
 use crate::event::FeedEvent;
+
+/// A sampled event's way is followed to the devices of so many of its recipients: a message to thousands would have a span for
+/// each.
+const FOLLOWED: usize = 16;
 
 /// One event with those it is for.
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub(crate) struct Entry {
     pub(crate) event: Arc<FeedEvent>,
     /// By user, each once.
     pub(crate) recipients: Vec<Recipient>,
+    /// The span of its filing, if it is sampled.
+    pub(crate) trace: Option<TraceParent>,
 }
 
 /// One recipient.
@@ -33,10 +40,22 @@ pub(crate) struct Recipient {
 }
 
 impl Entry {
-    /// The user among the recipients.
-    pub(crate) fn recipient(&self, user: UserId) -> Option<&Recipient> {
+    /// The user's share; `None` when it is not for the user.
+    pub(crate) fn row(&self, user: UserId) -> Option<Row> {
         let index = self.recipients.binary_search_by_key(&user, |recipient| recipient.user).ok()?;
-        self.recipients.get(index)
+        let recipient = self.recipients.get(index)?;
+        Some(Row { devices: recipient.devices.clone(), ..self.row_for_all(index, recipient) })
+    }
+
+    /// The recipient's share without the devices that it is for.
+    pub(crate) fn row_for_all(&self, index: usize, recipient: &Recipient) -> Row {
+        Row {
+            position: self.position,
+            previous: recipient.previous,
+            devices: Vec::new(),
+            event: Arc::clone(&self.event),
+            trace: self.trace.filter(|_| index < FOLLOWED),
+        }
     }
 
     fn cost(&self) -> usize {
@@ -55,6 +74,8 @@ pub(crate) struct Row {
     pub(crate) devices: Vec<DeviceId>,
     /// The event.
     pub(crate) event: Arc<FeedEvent>,
+    /// The span that its sending belongs to, if any.
+    pub(crate) trace: Option<TraceParent>,
 }
 
 /// Whether an event for `devices` is for `device`.
@@ -114,16 +135,12 @@ impl Ring {
     /// A user's events above `seen`, at most `limit`.
     pub(crate) fn rows(&self, user: UserId, seen: Option<Position>, limit: usize) -> Vec<Row> {
         let start = self.entries.partition_point(|entry| Some(entry.position) <= seen);
-        let rows = self.entries.range(start..).filter_map(|entry| {
-            let recipient = entry.recipient(user)?;
-            Some(Row {
-                position: entry.position,
-                previous: recipient.previous,
-                devices: recipient.devices.clone(),
-                event: Arc::clone(&entry.event),
-            })
-        });
-        rows.take(limit).collect()
+        self.entries.range(start..).filter_map(|entry| entry.row(user)).take(limit).collect()
+    }
+
+    /// How many events there are, and about how many bytes they take.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.entries.len(), self.bytes)
     }
 
     fn last(&self) -> Position {
@@ -155,7 +172,7 @@ mod tests {
         };
         let event = FeedEvent::parse(wire::feed_event_record::Event::Message(message)).unwrap();
         let position = Position::from_u64(position);
-        Arc::new(Entry { position, event: Arc::new(event), recipients: Vec::new() })
+        Arc::new(Entry { position, event: Arc::new(event), recipients: Vec::new(), trace: None })
     }
 
     fn supply(entry: &Entry) {

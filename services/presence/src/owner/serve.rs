@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use metrics::counter;
 use tokio::sync::{Notify, mpsc};
 use wardline_domain::{Failure, Position};
 use wardline_proto::internal::v1::ConnectResponse;
@@ -20,6 +21,7 @@ use super::receipts::Reporter;
 use super::ring::Row;
 use crate::backoff::Backoff;
 use crate::convert;
+use crate::measures as names;
 
 /// How often a broken chain is read again before events count as gone.
 const REREADS: u32 = 3;
@@ -155,6 +157,7 @@ impl Server {
         let heads = self.shared.stores.feeds.heads(&[self.id.user]).await?;
         let resume = heads.into_iter().next().flatten().unwrap_or_default();
         self.partition.expire(self.id, resume);
+        counter!(names::EXPIRED).increment(1);
         tracing::info!("a device's cursor is older than what is kept");
         Ok(self.put(frames::expired(self.number, self.id.user, resume)).await?)
     }

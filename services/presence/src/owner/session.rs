@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use metrics::gauge;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
@@ -20,6 +21,7 @@ use wardline_proto::internal::v1::{
     ConnectRequest, ConnectResponse, LinkEndReason, LinkOpen, LocateRequest, LocateResponse,
 };
 use wardline_proto::v1::attach_request::Frame as Up;
+use wardline_runtime::Counted;
 
 use super::attachment::Acknowledged;
 use super::open::{self, Asked};
@@ -28,6 +30,7 @@ use super::receipts::Reporter;
 use super::serve::Server;
 use super::{Shared, frames, lock};
 use crate::cursor;
+use crate::measures as names;
 
 /// Attachments on a link before those that ended are looked for.
 const TIDY_AT_LEAST: usize = 64;
@@ -54,6 +57,7 @@ impl PresenceLinkService for LinkService {
             attachments: HashMap::new(),
             tidy_at: TIDY_AT_LEAST,
             link: self.stop.child_token(),
+            _counted: Counted::one(gauge!(names::LINKS, "side" => "owner")),
         };
         // Ends the session when the edge lets go of the stream's other half.
         let guard = session.link.clone().drop_guard();
@@ -85,6 +89,7 @@ struct Session {
     attachments: HashMap<u64, Attached>,
     tidy_at: usize,
     link: CancellationToken,
+    _counted: Counted,
 }
 
 /// Where an attachment sits, once it does.
@@ -225,7 +230,8 @@ fn take_up(shared: &Shared, partition: &Partition, id: SeatId, up: Up) -> Result
             let at = cursor::decode(id.user, &acknowledge.cursor).map_err(|_| LinkEndReason::CursorInvalid)?;
             let Some(at) = at else { return Ok(()) };
             let acknowledged = partition.acknowledge(id, at).map_err(|_| LinkEndReason::CursorInvalid)?;
-            if let Acknowledged::Through { delivered, .. } = acknowledged {
+            if let Acknowledged::Through { mut delivered, .. } = acknowledged {
+                shared.acknowledged(&mut delivered);
                 shared.receipts.delivered(from, at, &delivered);
             }
         }
