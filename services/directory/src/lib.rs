@@ -33,10 +33,11 @@ use wardline_proto::v1::directory_service_server::DirectoryServiceServer;
 use wardline_proto::v1::session_service_server::SessionServiceServer;
 use wardline_registry::Registry;
 use wardline_runtime::audit::{Audit, Counted};
+use wardline_runtime::consumer;
 use wardline_runtime::revocations::Revocations;
 use wardline_runtime::session::SessionKeys;
 use wardline_runtime::{Caller, Clock, Refusal};
-use wardline_store::{Checkpoints, Conversations};
+use wardline_store::Conversations;
 
 use crate::access_token::Issuers;
 pub use crate::config::{Info, InvalidIssuer, Issuer, Limits};
@@ -137,9 +138,8 @@ impl Directory {
 
     /// Tells every conversation, and the users' own feeds, of devices and users that ended, until `stop`. Each revocation is
     /// spread by one instance of the role; what a crash leaves undone is done after it.
-    pub async fn follow_revocations(&self, checkpoints: Arc<dyn Checkpoints>, stop: CancellationToken) -> fold::Ended {
-        let deps = &self.role.deps;
-        spread::run(Arc::clone(&deps.log), checkpoints, Arc::clone(&deps.conversations), deps.clock.clone(), stop).await
+    pub async fn follow_revocations(&self, on: consumer::Deps, stop: CancellationToken) -> fold::Ended {
+        spread::run(on, self.role.deps.clock.clone(), stop).await
     }
 }
 

@@ -15,39 +15,33 @@ use wardline_domain::record::{Body, Control};
 use wardline_domain::roster::Roster;
 use wardline_domain::{Cause, ConversationId, DeviceId, Failure, Position, UserId};
 use wardline_log::fold::{self, Fold, Folds};
-use wardline_log::{EventLog, FetchLimits, Group, LogRecord, NewRecord, Partition, Start, Started, Topic};
+use wardline_log::{EventLog, FetchLimits, LogRecord, NewRecord, Partition, Started, Topic};
 use wardline_proto::convert::{Violation, ids, record};
 use wardline_proto::internal::v1 as wire;
 use wardline_runtime::Clock;
+use wardline_runtime::consumer::Deps;
+use wardline_runtime::health::FoldHealth;
+use wardline_store::Conversations;
 use wardline_store::checkpoints::Checkpoint;
-use wardline_store::{Checkpoints, Conversations};
 
-const GROUP: &str = "directory";
 const PAGE: usize = 256;
 
-pub(crate) async fn run(
-    log: Arc<dyn EventLog>,
-    checkpoints: Arc<dyn Checkpoints>,
-    conversations: Arc<dyn Conversations>,
-    clock: Clock,
-    stop: CancellationToken,
-) -> fold::Ended {
+pub(crate) async fn run(on: Deps, clock: Clock, stop: CancellationToken) -> fold::Ended {
+    let Deps { log, stores, health } = on;
     let options = fold::Options {
-        topic: Topic::Directory,
-        group: Group::Named(GROUP),
         limits: FetchLimits { records: 64, bytes: 1 << 20 },
-        start: Start::Oldest,
-        checkpointed: true,
         trim_every: Duration::from_secs(60),
+        ..fold::Options::named(Topic::Directory, "directory")
     };
-    let spreads = Arc::new(Spreads { log: Arc::clone(&log), conversations, clock });
-    fold::run(log, checkpoints, spreads, options, stop).await
+    let spreads = Arc::new(Spreads { log: Arc::clone(&log), conversations: stores.conversations, clock, health });
+    fold::run(log, stores.checkpoints, spreads, options, stop).await
 }
 
 struct Spreads {
     log: Arc<dyn EventLog>,
     conversations: Arc<dyn Conversations>,
     clock: Clock,
+    health: FoldHealth,
 }
 
 /// One partition's consumer. It has no state: every record stands for itself.
@@ -81,14 +75,26 @@ impl Folds for Spreads {
             log: Arc::clone(&self.log),
             conversations: Arc::clone(&self.conversations),
             clock: self.clock.clone(),
+            health: self.health.clone(),
         };
         Ok(Spread { spreads: Arc::new(spreads), partition })
     }
 
-    async fn revoked(&self, _partition: u32, _fold: Spread) {}
+    async fn revoked(&self, partition: u32, _fold: Spread) {
+        self.health.resumed(partition);
+    }
 
-    fn paused(&self, _partition: u32, failure: &Failure) {
+    fn following(&self, following: bool) {
+        self.health.following(following);
+    }
+
+    fn paused(&self, partition: u32, failure: &Failure) {
         tracing::warn!(%failure, "revocations wait to be spread");
+        self.health.paused(partition);
+    }
+
+    fn resumed(&self, partition: u32) {
+        self.health.resumed(partition);
     }
 }
 

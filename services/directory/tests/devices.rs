@@ -19,6 +19,8 @@ use wardline_log::{Event, FetchLimits, Group, LogRecord, Start, Topic};
 use wardline_proto::convert::record;
 use wardline_proto::{internal, v1};
 use wardline_registry::Rate;
+use wardline_runtime::consumer::Deps;
+use wardline_runtime::health::FoldHealth;
 use wardline_store::conversations::{MembersRow, MembershipRow, RowBatch};
 
 const DAY: u64 = 24 * 3600;
@@ -293,9 +295,9 @@ async fn an_end_is_durable_spread_and_repeatable() {
     the_authority_signed(&mut world, ann, &first).await;
 
     let spreading = tokio::spawn({
-        let (directory, checkpoints) = (world.directory.clone(), Arc::clone(&world.stores.checkpoints));
-        let stop = world.stop.clone();
-        async move { directory.follow_revocations(checkpoints, stop).await }
+        let (directory, stop) = (world.directory.clone(), world.stop.clone());
+        let on = Deps { log: Arc::clone(&world.log), stores: world.stores.clone(), health: FoldHealth::default() };
+        async move { directory.follow_revocations(on, stop).await }
     });
     let control = first_record(&world, Topic::Conversations, |_| true).await;
     let control = record::decode(control.position, control.payload).unwrap();

@@ -8,18 +8,20 @@
 //! fault ends it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-/// What a condition is about. A fixed set: it labels metrics.
+/// What a condition is about. The set is fixed: names go to diagnostics and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
+    /// The role has not begun yet: what it needs was not all there so far.
+    Start,
     /// The event log cannot be read or takes nothing.
     Log,
     /// The stores do not answer.
@@ -38,6 +40,7 @@ impl Cause {
     /// Its name, as in metrics and diagnostics.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Start => "start",
             Self::Log => "log",
             Self::Store => "store",
             Self::Fold => "fold",
@@ -51,6 +54,9 @@ impl Cause {
         !matches!(self, Self::Registry)
     }
 }
+
+/// The number of the condition that a role has begun.
+const START: u64 = 0;
 
 /// What is not met, by role.
 type Board = BTreeMap<&'static str, BTreeSet<(Cause, u64)>>;
@@ -66,7 +72,7 @@ struct Shared {
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(Shared { board: watch::Sender::new(Board::new()), next: AtomicU64::new(0) }))
+        Self(Arc::new(Shared { board: watch::Sender::new(Board::new()), next: AtomicU64::new(START + 1) }))
     }
 }
 
@@ -77,6 +83,19 @@ impl fmt::Debug for Health {
 }
 
 impl Health {
+    /// Lists roles that have not begun. They do not serve before [`Health::started`].
+    pub fn starting(&self, roles: impl IntoIterator<Item = &'static str>) {
+        for role in roles {
+            self.role(role);
+            self.set(role, Cause::Start, START, false);
+        }
+    }
+
+    /// The role has all it needs to begin.
+    pub fn started(&self, role: &'static str) {
+        self.set(role, Cause::Start, START, true);
+    }
+
     /// Lists a role, or finds it. It serves until it gets a condition that is not met.
     pub fn role(&self, name: &'static str) -> Reporter {
         self.0.board.send_if_modified(|board| {
@@ -105,14 +124,8 @@ impl Health {
         let _ = board.wait_for(|board| board.get(role).is_some_and(|unmet| serves(unmet) == serving)).await;
     }
 
-    /// Tells a listener's health service how a role is, for each service by its name and for the whole, until `stop`.
-    pub async fn mirror(
-        self,
-        role: &'static str,
-        services: Vec<&'static str>,
-        reporter: HealthReporter,
-        stop: CancellationToken,
-    ) {
+    /// Tells a listener's health service how a role is, for each service by its name and for the whole, until it is dropped.
+    pub async fn mirror(self, role: &'static str, services: &[&'static str], reporter: HealthReporter) -> Infallible {
         let mut board = self.0.board.subscribe();
         loop {
             let status = match board.borrow_and_update().get(role).is_some_and(serves) {
@@ -122,9 +135,8 @@ impl Health {
             for service in services.iter().copied().chain([""]) {
                 reporter.set_service_status(service, status).await;
             }
-            if !matches!(stop.run_until_cancelled(board.changed()).await, Some(Ok(()))) {
-                return;
-            }
+            // The sender is in `self`, so the wait cannot fail.
+            let _ = board.changed().await;
         }
     }
 
@@ -293,6 +305,41 @@ mod tests {
         assert!(serving(&health, "one"));
         fold.following(false);
         assert!(!serving(&health, "one"));
+    }
+
+    #[test]
+    fn a_role_serves_when_it_has_begun() {
+        let health = Health::default();
+        health.starting(["one", "other"]);
+        let log = health.role("one").condition(Cause::Log);
+        health.started("one");
+        assert_eq!(health.causes("one"), BTreeSet::from([Cause::Log]));
+        log.set(true);
+        assert!(serving(&health, "one") && !serving(&health, "other"));
+    }
+
+    #[tokio::test]
+    async fn a_listeners_health_service_says_what_the_role_is() {
+        use tonic_health::pb::health_server::Health as _;
+        use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
+        let health = Health::default();
+        let condition = health.role("one").condition(Cause::Store);
+        let (reporter, _) = tonic_health::server::health_reporter();
+        let service = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
+        tokio::spawn(health.mirror("one", &["wardline.v1.One"], reporter));
+        let says = async |name: &str, status: ServingStatus| {
+            let request = HealthCheckRequest { service: name.to_owned() };
+            let response = service.check(tonic::Request::new(request)).await;
+            response.is_ok_and(|response| *response.get_ref() == HealthCheckResponse { status: status.into() })
+        };
+        for status in [ServingStatus::NotServing, ServingStatus::Serving] {
+            for name in ["", "wardline.v1.One"] {
+                while !says(name, status).await {
+                    tokio::task::yield_now().await;
+                }
+            }
+            condition.set(true);
+        }
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ mod guard;
 pub mod health;
 mod measures;
 pub mod members;
+pub mod patience;
 pub mod revocations;
 pub mod serve;
 pub mod session;

@@ -3,9 +3,11 @@
 //!
 //! Deliberately absent: where engines, keys and addresses come from.
 
+mod needs;
 mod parts;
 mod replay;
 mod roles;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,6 +22,7 @@ use wardline_domain::Failure;
 use wardline_log::{EventLog, Topic, fold};
 use wardline_registry::Registry;
 use wardline_runtime::Clock;
+use wardline_runtime::health::{Cause, Condition, Health};
 use wardline_runtime::serve::{ServeError, Tls};
 use wardline_store::Stores;
 
@@ -145,6 +148,8 @@ pub struct NodeOptions {
     pub presence_limits: wardline_presence::Limits,
     /// How long streams and calls under way may take to end in a drain.
     pub grace: Duration,
+    /// Is told how the roles are. Of roles that nobody lists there before, [`Node::start`] does.
+    pub health: Health,
 }
 
 impl NodeOptions {
@@ -165,6 +170,7 @@ impl NodeOptions {
             presence_timings: wardline_presence::Timings::default(),
             presence_limits: wardline_presence::Limits::default(),
             grace: Duration::from_secs(5),
+            health: Health::default(),
         }
     }
 }
@@ -182,8 +188,8 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
-    /// An engine is not there.
-    #[error("an engine is not ready: {0}")]
+    /// An engine holds what cannot be served from.
+    #[error("an engine cannot be used: {0}")]
     Engine(#[from] Failure),
     /// The configuration of a role is not valid.
     #[error("{role}: {problem}")]
@@ -228,16 +234,21 @@ pub struct Node {
     folds: TaskTracker,
     faults: mpsc::Receiver<Fault>,
     presence: Option<Arc<wardline_presence::Presence>>,
+    health: Health,
+    roles: Vec<Role>,
 }
 
 impl Node {
-    /// Starts the roles. No port is open before everything that was in the topic `directory` is known here, so that no
+    /// Starts the roles. While an engine is away it waits, as long as it takes, and the roles are listed as not serving; drop
+    /// the future to give up. No port is open before everything that was in the topic `directory` is known here, so that no
     /// revoked device is let in, and before an instance that folds `conversations` has replayed what a crash left undone, so
     /// that nobody is told that something is missing that the log holds.
     pub async fn start(over: Over, options: NodeOptions) -> Result<Self, StartError> {
-        let drain = CancellationToken::new();
-        let stop = CancellationToken::new();
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        // A start that is given up leaves nothing behind.
+        let (undrained, unstopped) = (drain.clone().drop_guard(), stop.clone().drop_guard());
         let (fault, faults) = mpsc::channel(16);
+        options.health.starting(options.roles.iter().map(|role| role.name()));
         let parts = Parts::assemble(over, &options, drain.clone(), stop.clone(), fault).await?;
         let mut node = Self {
             addresses: BTreeMap::new(),
@@ -247,6 +258,8 @@ impl Node {
             folds: parts.folds.clone(),
             faults,
             presence: None,
+            health: options.health.clone(),
+            roles: options.roles.clone(),
         };
         if options.roles.contains(&Role::Fanout) {
             roles::fanout(&parts, &options);
@@ -263,6 +276,8 @@ impl Node {
                 Role::Directory => roles::directory(&parts, &options, &mut node.addresses).await?,
             }
         }
+        options.roles.iter().for_each(|role| options.health.started(role.name()));
+        drop((undrained.disarm(), unstopped.disarm()));
         Ok(node)
     }
 
@@ -279,8 +294,16 @@ impl Node {
         }
     }
 
-    /// Takes no new work, tells devices to go elsewhere, lets what is under way end within the grace, then ends the folds.
+    /// How its roles are.
+    pub const fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Says that it does not serve, takes no new work, tells devices to go elsewhere, lets what is under way end within the
+    /// grace, then ends the folds.
     pub async fn drain(self) {
+        let _draining: Vec<Condition> =
+            self.roles.iter().map(|role| self.health.role(role.name()).condition(Cause::Drain)).collect();
         if let Some(presence) = &self.presence {
             presence.drain();
         }

@@ -12,11 +12,12 @@ use wardline_log::fold;
 use wardline_runtime::audit::Audit;
 use wardline_runtime::auth::{AuthLayer, Authenticator};
 use wardline_runtime::consumer;
-use wardline_runtime::health::{FoldHealth, Health};
+use wardline_runtime::health::{Cause, FoldHealth, Health};
 use wardline_runtime::members::Members;
 use wardline_runtime::revocations::Revocations;
 use wardline_runtime::serve::{self, Bound};
 
+use super::needs::{self, Shared};
 use super::{Fault, NodeOptions, Over, Role, StartError};
 
 /// How many conversations' heads and rosters an instance caches.
@@ -56,19 +57,22 @@ impl Parts {
             registry: Arc::clone(&over.registry),
             clock: over.clock.clone(),
         };
-        let (listeners, folds) = (TaskTracker::new(), TaskTracker::new());
-        Ok(Self {
-            over,
-            members,
-            revocations,
-            authenticator,
-            drain,
-            stop,
-            listeners,
-            folds,
-            fault,
-            health: Health::default(),
-        })
+        let (listeners, folds, health) = (TaskTracker::new(), TaskTracker::new(), options.health.clone());
+        let parts = Self { over, members, revocations, authenticator, drain, stop, listeners, folds, fault, health };
+        parts.look_after_engines(&options.roles);
+        Ok(parts)
+    }
+
+    /// Tells how the engines are until the folds stop.
+    fn look_after_engines(&self, roles: &[Role]) {
+        let shared = |cause| Shared::of(&self.health, roles, cause);
+        let log = needs::log(self.revocations.clone(), shared(Cause::Log));
+        let stores = needs::stores(Arc::clone(&self.over.stores.checkpoints), shared(Cause::Store));
+        let registry = needs::registry(Arc::clone(&self.over.registry), shared(Cause::Registry));
+        let stop = self.stop.clone();
+        self.folds.spawn(async move {
+            stop.run_until_cancelled(async { tokio::join!(log, stores, registry) }).await;
+        });
     }
 
     pub(super) fn audit(&self, role: Role) -> Audit {
@@ -92,43 +96,47 @@ impl Parts {
     /// Binds and serves the public until the drain. The address is known when this answers.
     pub(super) async fn listen(
         &self,
-        name: &'static str,
+        role: Role,
         address: SocketAddr,
-        services: Routes,
+        services: Services,
         auth: AuthLayer,
         options: &NodeOptions,
     ) -> Result<SocketAddr, StartError> {
-        let bound = bind(name, address).await?;
+        let bound = bind(role.name(), address).await?;
         let address = bound.address;
         let serving = serve::Options { tls: options.tls.clone(), ..serve::Options::default() };
-        self.serve(name, bound, services, Some(auth), serving, options.grace, (&self.listeners, &self.drain));
+        let listener = Listener { name: role.name(), role, bound, services, auth: Some(auth) };
+        self.serve(listener, serving, options.grace, (&self.listeners, &self.drain));
         Ok(address)
     }
 
     /// Serves other instances until the folds stop: links carry what they still have to say. They prove themselves by the
     /// link key, so no certificate is asked of them.
-    pub(super) fn serve_links(&self, bound: Bound, services: Routes, options: &NodeOptions) {
+    pub(super) fn serve_links(&self, bound: Bound, services: Services, options: &NodeOptions) {
         let tls = options.link_tls.as_ref().and(options.tls.clone());
         let tls = tls.map(|tls| serve::Tls { client_ca_pem: None, ..tls });
         let serving = serve::Options { tls, reflection: false, timeout: None, ..serve::Options::default() };
-        self.serve("link", bound, services, None, serving, options.grace, (&self.folds, &self.stop));
+        let listener = Listener { name: "link", role: Role::Presence, bound, services, auth: None };
+        self.serve(listener, serving, options.grace, (&self.folds, &self.stop));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is one word of the one sentence that this is")]
     fn serve(
         &self,
-        name: &'static str,
-        bound: Bound,
-        services: Routes,
-        auth: Option<AuthLayer>,
+        listener: Listener,
         serving: serve::Options,
         grace: Duration,
         (tasks, until): (&TaskTracker, &CancellationToken),
     ) {
-        let (health, _) = tonic_health::server::health_reporter();
-        let (until, fault) = (until.clone(), self.fault.clone());
+        let Listener { name, role, bound, services, auth } = listener;
+        let (reporter, _) = tonic_health::server::health_reporter();
+        let (health, until, fault) = (self.health.clone(), until.clone(), self.fault.clone());
         tasks.spawn(async move {
-            if let Err(error) = serve::serve(bound, services, auth, health, serving, until, grace).await {
+            let mirror = health.mirror(role.name(), services.names, reporter.clone());
+            let served = tokio::select! {
+                served = serve::serve(bound, services.routes, auth, reporter, serving, until, grace) => served,
+                never = mirror => match never {},
+            };
+            if let Err(error) = served {
                 // Nobody hears it when the instance is going away already.
                 let _ = fault.send(Fault::Listener { role: name, error }).await;
             }
@@ -147,6 +155,23 @@ impl Parts {
             }
         });
     }
+}
+
+/// What a listener serves.
+pub(super) struct Services {
+    pub(super) routes: Routes,
+    /// Their names, for health.
+    pub(super) names: &'static [&'static str],
+}
+
+/// A listener, not served yet.
+struct Listener {
+    name: &'static str,
+    /// Whose health it tells.
+    role: Role,
+    bound: Bound,
+    services: Services,
+    auth: Option<AuthLayer>,
 }
 
 /// Opens a port.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use wardline_domain::{Failure, Position};
 use wardline_log::{Event, FetchLimits, Group, Start, Topic};
+use wardline_runtime::patience::until_up;
 
 use super::Over;
 
@@ -16,11 +17,15 @@ const POLL: Duration = Duration::from_millis(5);
 /// After this long the instance starts all the same: a fold that waits for an engine says so by itself.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until the checkpoints of all partitions have reached the ends of now.
+/// Waits until the checkpoints of all partitions have reached the ends of now. An engine that is away is waited for, as long
+/// as it takes.
 pub(super) async fn folded(over: &Over, topic: Topic) -> Result<(), Failure> {
+    let ends = until_up("the log's ends", || ends(over, topic)).await?;
+    let checkpoints = &over.stores.checkpoints;
     let until = Instant::now() + PATIENCE;
-    for (partition, last) in ends(over, topic).await? {
-        while over.stores.checkpoints.get((topic.name(), partition)).await?.is_none_or(|at| at.position < last) {
+    for (partition, last) in ends {
+        let place = || until_up("a checkpoint", || checkpoints.get((topic.name(), partition)));
+        while place().await?.is_none_or(|at| at.position < last) {
             if Instant::now() > until {
                 tracing::warn!(topic = topic.name(), partition, "starting before the log is replayed");
                 return Ok(());

@@ -4,16 +4,24 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tonic::service::Routes;
+use wardline_proto::internal::v1::presence_link_service_server;
+use wardline_proto::v1::{
+    conversation_service_server, delivery_service_server, directory_service_server, receipt_service_server,
+    session_service_server,
+};
+use wardline_runtime::health::Cause;
 
-use super::parts::{self, Parts};
+use super::parts::{self, Parts, Services};
+use super::watched::watched;
 use super::{NodeOptions, Role, StartError};
 
 type Addresses = BTreeMap<&'static str, SocketAddr>;
 
 pub(super) async fn ingest(parts: &Parts, options: &NodeOptions, to: &mut Addresses) -> Result<(), StartError> {
     let deps = wardline_ingest::Deps {
-        log: Arc::clone(&parts.over.log),
+        log: watched(Arc::clone(&parts.over.log), &parts.health.role(Role::Ingest.name())),
         stores: parts.over.stores.clone(),
         members: parts.members.clone(),
         revocations: parts.revocations.clone(),
@@ -23,8 +31,9 @@ pub(super) async fn ingest(parts: &Parts, options: &NodeOptions, to: &mut Addres
         clock: parts.over.clock.clone(),
     };
     let role = wardline_ingest::Ingest::new(deps, options.ingest.clone(), parts.drain.clone());
-    let address =
-        parts.listen("ingest", options.listen.ingest, Routes::new(role.service()), parts.auth(&[]), options).await?;
+    let services =
+        Services { routes: Routes::new(role.service()), names: &[conversation_service_server::SERVICE_NAME] };
+    let address = parts.listen(Role::Ingest, options.listen.ingest, services, parts.auth(&[]), options).await?;
     to.insert("ingest", address);
     Ok(())
 }
@@ -58,9 +67,13 @@ pub(super) async fn presence(
     role_options.limits = options.presence_limits.clone();
     let role = Arc::new(wardline_presence::Presence::new(deps, role_options));
     to.insert("link", link.address);
-    parts.serve_links(link, Routes::new(role.link_service()), options);
+    let links = Routes::new(role.link_service());
+    parts.serve_links(link, Services { routes: links, names: &[presence_link_service_server::SERVICE_NAME] }, options);
+    tell(parts, role.health());
     let public = Routes::new(role.delivery_service());
-    to.insert("presence", parts.listen("presence", options.listen.presence, public, parts.auth(&[]), options).await?);
+    let public = Services { routes: public, names: &[delivery_service_server::SERVICE_NAME] };
+    let address = parts.listen(Role::Presence, options.listen.presence, public, parts.auth(&[]), options).await?;
+    to.insert("presence", address);
     let (running, stop) = (Arc::clone(&role), parts.stop.clone());
     parts.fold(Role::Presence, async move { running.run(stop).await });
     Ok(role)
@@ -73,8 +86,8 @@ pub(super) async fn receipt(parts: &Parts, options: &NodeOptions, to: &mut Addre
         clock: parts.over.clock.clone(),
         audit: parts.audit(Role::Receipt),
     });
-    let address =
-        parts.listen("receipt", options.listen.receipt, Routes::new(service), parts.auth(&[]), options).await?;
+    let services = Services { routes: Routes::new(service), names: &[receipt_service_server::SERVICE_NAME] };
+    let address = parts.listen(Role::Receipt, options.listen.receipt, services, parts.auth(&[]), options).await?;
     to.insert("receipt", address);
     let deps = parts.consumer(Role::Receipt);
     let fold = wardline_receipt::run(deps, wardline_receipt::Options::default(), parts.stop.clone());
@@ -98,11 +111,29 @@ pub(super) async fn directory(parts: &Parts, options: &NodeOptions, to: &mut Add
         info: wardline_directory::Info::default(),
     });
     let auth = parts.auth(wardline_directory::OPEN);
-    let address = parts.listen("directory", options.listen.directory, role.routes(), auth, options).await?;
+    let names = &[session_service_server::SERVICE_NAME, directory_service_server::SERVICE_NAME];
+    let services = Services { routes: role.routes(), names };
+    let address = parts.listen(Role::Directory, options.listen.directory, services, auth, options).await?;
     to.insert("directory", address);
-    let (checkpoints, stop) = (Arc::clone(&parts.over.stores.checkpoints), parts.stop.clone());
-    parts.fold(Role::Directory, async move { role.follow_revocations(checkpoints, stop).await });
+    let (fold, stop) = (parts.consumer(Role::Directory), parts.stop.clone());
+    parts.fold(Role::Directory, async move { role.follow_revocations(fold, stop).await });
     Ok(())
+}
+
+/// The role serves while presence says that it does.
+fn tell(parts: &Parts, mut said: watch::Receiver<wardline_presence::Health>) {
+    let condition = parts.health.role(Role::Presence.name()).condition(Cause::Fold);
+    let stop = parts.stop.clone();
+    let telling = async move {
+        loop {
+            let is_serving = *said.borrow_and_update() == wardline_presence::Health::Serving;
+            condition.set(is_serving);
+            if said.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    parts.folds.spawn(async move { stop.run_until_cancelled(telling).await });
 }
 
 /// What other instances are told. In clear only where nothing leaves the machine, or where the deployment has no TLS at all.

@@ -28,7 +28,8 @@ use crate::topic::Partition;
 /// Batches that wait for one partition's task.
 const QUEUED_BATCHES: usize = 4;
 /// A topic that failed is followed again when this long after the next try nothing failed: it may have nothing to give.
-const QUIET: Duration = Duration::from_secs(1);
+/// Engines that are away say so again within this time.
+const QUIET: Duration = Duration::from_secs(6);
 
 /// A partition that is this driver's.
 struct Slot {

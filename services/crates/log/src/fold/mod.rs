@@ -7,7 +7,7 @@
 mod driver;
 mod measure;
 mod progress;
-mod retry;
+pub mod retry;
 mod spans;
 mod worker;
 

@@ -11,29 +11,31 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 /// The pauses between attempts.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// The next pause: anywhere between nothing and twice the one before's bound.
-    pub(super) fn pause(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let bound = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         bound.mul_f64(rand::random())
     }
 
-    pub(super) fn reset(&mut self) {
+    /// It succeeded: the next failure is the first.
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    pub(super) const fn failed(&self) -> bool {
+    /// Whether it failed since it last succeeded.
+    pub const fn failed(&self) -> bool {
         self.failures > 0
     }
 }
 
 /// Whether a failure passes by itself.
-pub(super) fn passes(failure: &Failure) -> bool {
+pub fn passes(failure: &Failure) -> bool {
     match failure.cause().kind {
         CauseKind::Unavailable | CauseKind::Timeout => true,
         CauseKind::Corrupt => false,

@@ -2,7 +2,8 @@
 //!
 //! What it injects stays within the seam's contract, so whoever works on an engine must work on it too: an append that is
 //! answered `Unknown` though it is there, once or twice, or is not; one that did not happen; offsets with gaps; reads that
-//! fail; and zombies, where every member of a named group believes that it holds every partition.
+//! fail; zombies, where every member of a named group believes that it holds every partition; and, by a switch, an engine
+//! that is away altogether.
 //!
 //! Deliberately absent: loss of what was acknowledged, and reordering.
 
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use wardline_domain::partition::PartitionCount;
 use wardline_domain::{Cause, Failure, Position};
@@ -59,12 +61,44 @@ pub struct Faulty {
     inner: Arc<dyn EventLog>,
     faults: Faults,
     dice: Dice,
+    switch: Switch,
+}
+
+/// Takes the engine away and brings it back: meanwhile it takes no append, and what follows it fails.
+#[derive(Debug, Clone)]
+pub struct Switch(Arc<watch::Sender<bool>>);
+
+impl Switch {
+    /// Whether the engine is away from now on.
+    pub fn away(&self, away: bool) {
+        self.0.send_replace(away);
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if *self.0.borrow() { Err(gone()) } else { Ok(()) }
+    }
+
+    /// Fails when the engine goes away.
+    async fn goes(&self) -> Failure {
+        // The sender is in `self`, so the wait cannot fail.
+        let _ = self.0.subscribe().wait_for(|away| *away).await;
+        gone()
+    }
+}
+
+fn gone() -> Failure {
+    Failure::NotApplied(Cause::unavailable("injected: away"))
 }
 
 impl Faulty {
     /// Round a log, with the faults that the seed gives.
     pub fn new(inner: Arc<dyn EventLog>, seed: u64, faults: Faults) -> Self {
-        Self { inner, faults, dice: Dice::new(seed) }
+        Self { inner, faults, dice: Dice::new(seed), switch: Switch(Arc::new(watch::Sender::new(false))) }
+    }
+
+    /// Takes the engine away.
+    pub fn switch(&self) -> Switch {
+        self.switch.clone()
     }
 
     /// Appends a record that only makes a gap.
@@ -98,6 +132,9 @@ impl EventLog for Faulty {
 
     fn append(&self, permit: Permit, to: Partition, batch: Vec<NewRecord>) -> Appended {
         let faults = self.faults;
+        if let Err(failure) = self.switch.check() {
+            return futures::future::ready(Err(failure)).boxed();
+        }
         let unknown = || Err(Failure::Unknown(Cause::timeout("injected")));
         if self.dice.roll(faults.refused) {
             return futures::future::ready(Err(Failure::NotApplied(Cause::unavailable("injected")))).boxed();
@@ -126,12 +163,15 @@ impl EventLog for Faulty {
         topic: Topic,
         limits: FetchLimits,
     ) -> Result<Box<dyn Subscription>, Failure> {
+        self.switch.check()?;
         let group = if self.faults.zombies { Group::Everyone } else { group };
         let inner = self.inner.subscribe(group, topic, limits).await?;
-        Ok(Box::new(FaultySubscription { inner, dice: self.dice.split(), read: self.faults.read }))
+        let (dice, switch) = (self.dice.split(), self.switch.clone());
+        Ok(Box::new(FaultySubscription { inner, dice, switch, read: self.faults.read }))
     }
 
     async fn trim(&self, partition: Partition, through: Position) -> Result<(), Failure> {
+        self.switch.check()?;
         self.inner.trim(partition, through).await
     }
 
@@ -143,6 +183,7 @@ impl EventLog for Faulty {
 struct FaultySubscription {
     inner: Box<dyn Subscription>,
     dice: Dice,
+    switch: Switch,
     read: f64,
 }
 
@@ -157,7 +198,12 @@ impl Subscription for FaultySubscription {
     async fn next(&mut self) -> Result<Event, Failure> {
         loop {
             self.read_fault()?;
-            match self.inner.next().await? {
+            let event = tokio::select! {
+                biased;
+                failure = self.switch.goes() => Err(failure),
+                event = self.inner.next() => event,
+            };
+            match event? {
                 Event::Records { partition, mut records } => {
                     records.retain(|record| record.headers.iter().all(|(name, _)| name != FILLER));
                     if !records.is_empty() {
@@ -171,6 +217,7 @@ impl Subscription for FaultySubscription {
 
     async fn start(&mut self, partition: u32, from: Start) -> Result<Started, Failure> {
         self.read_fault()?;
+        self.switch.check()?;
         self.inner.start(partition, from).await
     }
 

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use wardline_domain::{Failure, Position};
 
 pub use self::appending::*;
-pub use self::faulty::{Faults, Faulty};
+pub use self::faulty::{Faults, Faulty, Switch};
 pub use self::folding::*;
 pub use self::following::*;
 pub use self::groups::*;
