@@ -66,6 +66,11 @@ impl Share {
     pub(crate) fn put(&self, entry: Entry) {
         self.cache.entries.insert((self.assignment, entry.conversation.id), entry);
     }
+
+    /// About how many bytes all partitions' entries take.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.cache.entries.weight()
+    }
 }
 
 #[derive(Debug, Clone)]

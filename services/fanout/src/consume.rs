@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use metrics::gauge;
 use wardline_domain::conversation::{Conversation, Head, Outcome, OutcomeKey, Prior, PriorOutcome, apply};
 use wardline_domain::record::Record;
 use wardline_domain::{Cause, ConversationId, Failure};
@@ -26,6 +27,7 @@ use wardline_store::conversations::{HeadRow, OutcomeRow};
 use crate::Options;
 use crate::cache::{Cache, Entry, Share};
 use crate::effects::Effects;
+use crate::measures::{self as names, Measures};
 use crate::outcome::{Applied, Frame};
 
 /// How many rosters are read at once.
@@ -38,6 +40,7 @@ pub struct Fanout {
     health: FoldHealth,
     cache: Arc<Cache>,
     frame: Frame,
+    measures: Arc<Measures>,
 }
 
 impl fmt::Debug for Fanout {
@@ -55,7 +58,8 @@ impl Fanout {
         options: &Options,
     ) -> Self {
         let frame = Frame { feeds: log.partitions(Topic::Feeds), inline_bytes: options.inline_bytes };
-        Self { log, conversations, health, cache: Cache::new(options.cache_bytes), frame }
+        let measures = Arc::new(Measures::new());
+        Self { log, conversations, health, cache: Cache::new(options.cache_bytes), frame, measures }
     }
 }
 
@@ -75,6 +79,7 @@ impl Folds for Fanout {
             conversations: Arc::clone(&self.conversations),
             entries: self.cache.share(),
             frame: self.frame,
+            measures: Arc::clone(&self.measures),
         })
     }
 
@@ -102,6 +107,7 @@ pub struct PartitionFold {
     conversations: Arc<dyn Conversations>,
     entries: Share,
     frame: Frame,
+    measures: Arc<Measures>,
 }
 
 impl fmt::Debug for PartitionFold {
@@ -132,7 +138,10 @@ impl Fold for PartitionFold {
     }
 
     async fn effects(&mut self, effects: &Effects) -> Result<(), Failure> {
-        effects.run(self.partition, &*self.log, &*self.conversations).await
+        let stages = effects.run(self.partition, &*self.log, &*self.conversations).await?;
+        self.measures.done(&effects.tally, &stages);
+        gauge!(names::CACHE_BYTES).set(self.entries.bytes() as f64);
+        Ok(())
     }
 }
 
@@ -173,6 +182,8 @@ impl PartitionFold {
             });
             working.insert(id, Work { entry, changed: false });
         }
+        self.measures.cached.increment(working.len().saturating_sub(missing.len()) as u64);
+        self.measures.loaded.increment(missing.len() as u64);
         for conversation in self.read(&missing).await? {
             let work = Work { entry: Entry { conversation, grouping: None }, changed: false };
             working.insert(work.entry.conversation.id, work);
@@ -260,6 +271,7 @@ impl Work {
         let before = Arc::clone(&self.entry.conversation.roster);
         let outcome = apply(&mut self.entry.conversation, prior, record);
         self.changed |= outcome != Outcome::Replayed;
+        effects.tally.add(&outcome, record.accepted_at);
         let applied = Applied { record, headers, before: &before, entry: &mut self.entry, effects };
         if let Some((key, prior)) = applied.describe(frame, &outcome) {
             priors.insert(key, Prior::Known(prior));

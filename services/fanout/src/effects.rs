@@ -13,11 +13,13 @@
 
 use wardline_domain::Failure;
 use wardline_log::{EventLog, Partition, Topic, append};
+use wardline_runtime::Clock;
 use wardline_runtime::consumer::DeadLetters;
 use wardline_store::Conversations;
 use wardline_store::conversations::{HeadRow, RowBatch};
 
 use crate::feed_records::{FeedEvent, Numbering};
+use crate::measures::{Stages, Tally};
 
 /// What a batch came to.
 #[derive(Debug, Default)]
@@ -30,25 +32,31 @@ pub struct Effects {
     pub(crate) feed_events: Vec<FeedEvent>,
     /// Of the conversations that changed, by id.
     pub(crate) heads: Vec<HeadRow>,
+    /// For the metrics.
+    pub(crate) tally: Tally,
 }
 
 impl Effects {
-    /// Does them in order. `source` is the partition they were derived from.
+    /// Does them in order. `source` is the partition they were derived from. Answers with when it had come how far.
     pub(crate) async fn run(
         &self,
         source: Partition,
         log: &dyn EventLog,
         conversations: &dyn Conversations,
-    ) -> Result<(), Failure> {
+    ) -> Result<Stages, Failure> {
+        let clock = Clock::system();
+        let sequenced = clock.now();
         if self.rows != RowBatch::default() {
             conversations.put_rows(&self.rows).await?;
         }
+        let stored = clock.now();
         append::all(log, self.dead_letters.batches()).await?;
         self.tell(source, log).await?;
+        let told = clock.now();
         if !self.heads.is_empty() {
             conversations.put_heads(&self.heads).await?;
         }
-        Ok(())
+        Ok(Stages { sequenced, stored, told })
     }
 
     async fn tell(&self, source: Partition, log: &dyn EventLog) -> Result<(), Failure> {

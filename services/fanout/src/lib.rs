@@ -5,12 +5,14 @@
 //! The state machine is [`wardline_domain::conversation`]; here are what its outcomes mean for tables and feeds
 //! ([`outcome`]), in which order that is done ([`effects`]), and what is kept in memory meanwhile ([`cache`]).
 //!
-//! Deliberately absent: clocks, the directory, the registry, gRPC. What fanout must know comes in the log.
+//! Deliberately absent: clocks (but to measure, in [`measures`]), the directory, the registry, gRPC. What fanout must know comes
+//! in the log.
 
 mod cache;
 mod consume;
 mod effects;
 mod feed_records;
+mod measures;
 mod outcome;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use wardline_runtime::consumer::Deps;
 
 pub use self::consume::{Fanout, PartitionFold};
 pub use self::effects::Effects;
+pub use self::measures::METRICS;
 
 /// How the role runs.
 #[derive(Debug, Clone)]

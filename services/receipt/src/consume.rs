@@ -12,6 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use wardline_domain::{Failure, UserId};
 use wardline_log::fold::{Fold, Folds};
+use wardline_log::trace::{self, TraceParent};
 use wardline_log::{EventLog, LogRecord, Partition, Started, Topic};
 use wardline_proto::convert::ids::bytes16;
 use wardline_proto::internal::v1 as wire;
@@ -109,6 +110,8 @@ impl Fold for PartitionFold {
         }
         self.summarize(&told(&flushes), &rows, &mut effects);
         effects.watermarks = rows.into_values().collect();
+        effects.reports = flushes.iter().map(|flush| flush.reports.len() as u64).sum();
+        effects.gathered = flushes.iter().map(|flush| flush.at).collect();
         Ok(effects)
     }
 
@@ -118,8 +121,28 @@ impl Fold for PartitionFold {
 }
 
 type Rows = BTreeMap<WatermarkKey, WatermarkRow>;
-/// Who is told of which devices.
-type Told = BTreeMap<UserId, BTreeSet<WatermarkKey>>;
+/// Who is told what.
+type Told = BTreeMap<UserId, Tidings>;
+
+/// What one user is told.
+#[derive(Debug, Default)]
+struct Tidings {
+    /// Of which devices.
+    of: BTreeSet<WatermarkKey>,
+    /// The spans that it comes from, few.
+    traces: Vec<TraceParent>,
+}
+
+impl Tidings {
+    fn add(&mut self, key: WatermarkKey, traces: &[TraceParent]) {
+        self.of.insert(key);
+        for trace in traces {
+            if self.traces.len() < trace::MOST && !self.traces.contains(trace) {
+                self.traces.push(*trace);
+            }
+        }
+    }
+}
 
 /// Senders are told of everybody else's devices; a reader's other devices of what was read on one.
 fn told(flushes: &[Flush]) -> Told {
@@ -128,10 +151,10 @@ fn told(flushes: &[Flush]) -> Told {
         for report in &flush.reports {
             let key = (flush.conversation, report.user, report.device);
             for sender in flush.senders.iter().filter(|sender| **sender != report.user) {
-                told.entry(*sender).or_default().insert(key);
+                told.entry(*sender).or_default().add(key, &flush.traces);
             }
             if report.read > 0 {
-                told.entry(report.user).or_default().insert(key);
+                told.entry(report.user).or_default().add(key, &flush.traces);
             }
         }
     }
@@ -151,7 +174,7 @@ impl PartitionFold {
     }
 
     fn decode_one(&self, raw: &LogRecord) -> Result<Flush, String> {
-        let flush = decode(raw.payload.clone()).map_err(|violation| violation.to_string())?;
+        let flush = decode(raw).map_err(|violation| violation.to_string())?;
         belongs(&*self.log, flush.conversation.as_bytes(), self.partition)?;
         Ok(flush)
     }
@@ -168,12 +191,14 @@ impl PartitionFold {
 
     fn summarize(&self, told: &Told, rows: &Rows, effects: &mut Effects) {
         let feeds = self.log.partitions(Topic::Feeds);
-        for (user, keys) in told {
+        for (user, tidings) in told {
             let to = Partition { topic: Topic::Feeds, index: feeds.partition_of(user.as_bytes()) };
-            let states: Vec<_> = keys.iter().filter_map(|key| rows.get(key)).map(state).collect();
+            let states: Vec<_> = tidings.of.iter().filter_map(|key| rows.get(key)).map(state).collect();
+            let traces: Arc<[TraceParent]> = tidings.traces.as_slice().into();
             let summary = |watermarks: &[wire::WatermarkRecord]| {
                 let user_id = bytes16(user.as_bytes());
-                (to, Summary::new(wire::ReceiptSummaryRecord { user_id, watermarks: watermarks.to_vec() }))
+                let summary = wire::ReceiptSummaryRecord { user_id, watermarks: watermarks.to_vec() };
+                (to, Summary::new(summary, Arc::clone(&traces)))
             };
             effects.summaries.extend(states.chunks(MAX_WATERMARKS).map(summary));
         }

@@ -9,6 +9,7 @@
 
 mod consume;
 mod effects;
+mod measures;
 mod record;
 mod service;
 mod watermark;
@@ -23,6 +24,7 @@ use wardline_runtime::consumer::Deps;
 
 pub use self::consume::{PartitionFold, Receipts};
 pub use self::effects::Effects;
+pub use self::measures::METRICS;
 pub use self::service::{Deps as ServiceDeps, Service, service};
 
 /// How the fold runs.

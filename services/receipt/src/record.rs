@@ -5,6 +5,8 @@
 use bytes::Bytes;
 use prost::Message as _;
 use wardline_domain::{ConversationId, DeviceId, Timestamp, UserId};
+use wardline_log::LogRecord;
+use wardline_log::trace::TraceParent;
 use wardline_proto::convert::{Violation, ids};
 use wardline_proto::internal::v1 as wire;
 
@@ -16,6 +18,8 @@ pub(crate) struct Flush {
     pub(crate) reports: Vec<Report>,
     /// Who sent the messages in the ranges.
     pub(crate) senders: Vec<UserId>,
+    /// The spans that it comes from, if any is sampled.
+    pub(crate) traces: Vec<TraceParent>,
 }
 
 /// What one device reported. 0 is no news.
@@ -31,15 +35,17 @@ pub(crate) struct Report {
     pub(crate) skipped_through: u64,
 }
 
-/// Parses a record's payload.
-pub(crate) fn decode(payload: Bytes) -> Result<Flush, Violation> {
-    let wire = wire::ReceiptRecord::decode(payload).map_err(|_| Violation::new("record", "must be a ReceiptRecord"))?;
+/// Parses a record.
+pub(crate) fn decode(record: &LogRecord) -> Result<Flush, Violation> {
+    let wire = wire::ReceiptRecord::decode(record.payload.clone())
+        .map_err(|_| Violation::new("record", "must be a ReceiptRecord"))?;
     let sender = |id: &Bytes| ids::user_bytes(id, "sender_user_ids");
     Ok(Flush {
         conversation: ids::conversation_bytes(&wire.conversation_id, "conversation_id")?,
         at: Timestamp::from_micros(wire.flushed_at_us),
         reports: wire.devices.iter().map(report).collect::<Result<_, _>>()?,
         senders: wire.sender_user_ids.iter().map(sender).collect::<Result<_, _>>()?,
+        traces: TraceParent::all(&record.headers).collect(),
     })
 }
 
