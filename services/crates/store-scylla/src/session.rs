@@ -80,7 +80,7 @@ impl Cql {
         let statements = Statements::prepare(&preparer).await?;
         Ok(Self {
             statements,
-            directory: directory::State::default(),
+            directory: directory::State::new(options.lwt_timeout),
             concurrency: NonZeroUsize::new(options.concurrency).unwrap_or(NonZeroUsize::MIN),
             write: profiles.write,
             lwt: profiles.lwt,

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use scylla::statement::prepared::PreparedStatement;
 use wardline_store::{Failure, Result};
 
-use super::{ATTEMPTS, pause, undecided};
 use crate::session::{Cql, Lwt};
 use crate::statements::Preparer;
 
 /// A table's statements.
 pub(super) struct Cells {
     table: &'static str,
+    reading: &'static str,
+    setting: &'static str,
     get: PreparedStatement,
     get_serial: PreparedStatement,
     insert: PreparedStatement,
@@ -36,10 +37,17 @@ enum Tried {
 }
 
 impl Cells {
-    pub(super) async fn prepare(p: &Preparer<'_>, table: &'static str) -> Result<Self> {
+    /// Prepares a table's statements, which are measured under the names given.
+    pub(super) async fn prepare(
+        p: &Preparer<'_>,
+        table: &'static str,
+        [reading, setting]: [&'static str; 2],
+    ) -> Result<Self> {
         let select = format!("SELECT value FROM {{ks}}.{table} WHERE key = ?");
         Ok(Self {
             table,
+            reading,
+            setting,
             get: p.read(&select).await?,
             get_serial: p.read_serial(&select).await?,
             insert: p.lwt(&format!("INSERT INTO {{ks}}.{table} (key, value) VALUES (?, ?) IF NOT EXISTS")).await?,
@@ -49,40 +57,40 @@ impl Cells {
 
     /// Reads what was answered for.
     pub(super) async fn get(&self, cql: &Cql, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(cql.one::<(Bytes,)>(self.table, &self.get, (key,)).await?.map(|(value,)| value))
+        Ok(cql.one::<(Bytes,)>(self.reading, &self.get, (key,)).await?.map(|(value,)| value))
     }
 
     /// Reads after every change under way has come to its end.
     pub(super) async fn get_serial(&self, cql: &Cql, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(cql.one::<(Bytes,)>(self.table, &self.get_serial, (key,)).await?.map(|(value,)| value))
+        Ok(cql.one::<(Bytes,)>(self.reading, &self.get_serial, (key,)).await?.map(|(value,)| value))
     }
 
     /// Sets a value where there is none.
     pub(super) async fn insert(&self, cql: &Cql, key: &[u8], value: &Bytes) -> Result<Insert> {
-        let mut unsure = false;
-        for attempt in 0..ATTEMPTS {
-            let answer = cql.lwt(self.table, &self.insert, (key, value)).await;
+        let (mut unsure, mut tries) = (false, cql.directory.tries());
+        while tries.again().await {
+            let answer = cql.lwt(self.setting, &self.insert, (key, value)).await;
             match self.outcome(cql, key, value, answer, &mut unsure).await? {
                 Tried::Applied => return Ok(Insert::Applied),
                 Tried::Refused(Some(stands)) => return Ok(Insert::Exists(stands)),
-                Tried::Refused(None) | Tried::Again => pause(attempt).await,
+                Tried::Refused(None) | Tried::Again => (),
             }
         }
-        Err(undecided(self.table, unsure))
+        Err(tries.failure(self.table, unsure))
     }
 
     /// Sets a value where `old` stands. Answers whether it did.
     pub(super) async fn replace(&self, cql: &Cql, key: &[u8], old: &Bytes, value: &Bytes) -> Result<bool> {
-        let mut unsure = false;
-        for attempt in 0..ATTEMPTS {
-            let answer = cql.lwt(self.table, &self.replace, (value, key, old)).await;
+        let (mut unsure, mut tries) = (false, cql.directory.tries());
+        while tries.again().await {
+            let answer = cql.lwt(self.setting, &self.replace, (value, key, old)).await;
             match self.outcome(cql, key, value, answer, &mut unsure).await? {
                 Tried::Applied => return Ok(true),
                 Tried::Refused(stands) if stands.as_ref() != Some(old) => return Ok(false),
-                Tried::Refused(_) | Tried::Again => pause(attempt).await,
+                Tried::Refused(_) | Tried::Again => (),
             }
         }
-        Err(undecided(self.table, unsure))
+        Err(tries.failure(self.table, unsure))
     }
 
     /// What a try came to. Without an answer, what stands there tells: all but the value before it was set after this

@@ -18,7 +18,6 @@ use wardline_store::encoding::{Decoder, Encoder};
 use wardline_store::{Failure, Result};
 
 use super::identities::Acquired;
-use super::{ATTEMPTS, pause, undecided};
 use crate::number::{corrupt, id, limit};
 use crate::session::{Cql, Lwt};
 use crate::statements::Preparer;
@@ -154,13 +153,10 @@ impl Cql {
     pub(super) async fn append_device_log(&self, entry: &DeviceLogRow) -> Result<Appended> {
         let device = &entry.device;
         let _alone = self.directory.alone(device.user.as_bytes()).await;
-        let mut unsure = false;
-        for attempt in 0..ATTEMPTS {
+        let (mut unsure, mut tries) = (false, self.directory.tries());
+        while tries.again().await {
             let head = match self.device_log_head(device.user).await {
-                Err(_) if unsure => {
-                    pause(attempt).await;
-                    continue;
-                }
+                Err(_) if unsure => continue,
                 head => head?,
             };
             if let Some(end) = self.compare(entry, &head, unsure).await? {
@@ -169,10 +165,7 @@ impl Cql {
             match self.acquire_identities(device, &head).await? {
                 Acquired::All => (),
                 Acquired::Taken(by) => return Ok(by),
-                Acquired::Again => {
-                    pause(attempt).await;
-                    continue;
-                }
+                Acquired::Again => continue,
             }
             match self.write_entry(entry, &head).await {
                 Ok(Lwt::Applied) => return Ok(Appended::Applied),
@@ -180,9 +173,8 @@ impl Cql {
                 Err(failure @ Failure::NotApplied(_)) if !unsure => return Err(failure),
                 Err(_) => unsure = true,
             }
-            pause(attempt).await;
         }
-        Err(undecided(TABLE, unsure))
+        Err(tries.failure(TABLE, unsure))
     }
 
     /// Whether the entry follows the head. Answers how it ended when it does not, or had been written before.

@@ -182,7 +182,7 @@ impl Cql {
             if self.borne_out(identity, theirs).await? {
                 return Ok(false);
             }
-            pause(2).await;
+            pause(40).await;
         }
         Ok(self.statements.directory.identities.get_serial(self, &key).await?.as_ref() == Some(stands))
     }

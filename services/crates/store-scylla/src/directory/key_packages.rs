@@ -21,7 +21,6 @@ use wardline_store::encoding::{Decoder, Encoder};
 use wardline_store::{Failure, Result};
 
 use super::offers::{LastResort, Offer};
-use super::{ATTEMPTS, pause, undecided};
 use crate::number::{corrupt, id};
 use crate::session::{Cql, Lwt};
 use crate::statements::Preparer;
@@ -255,13 +254,10 @@ impl Cql {
     /// still the same; else again.
     async fn change_key_packages(&self, user: UserId, plan: Plan<'_>) -> Result<Claimed> {
         let _alone = self.directory.alone(user.as_bytes()).await;
-        let mut unsure = false;
-        for attempt in 0..ATTEMPTS {
+        let (mut unsure, mut tries) = (false, self.directory.tries());
+        while tries.again().await {
             let guard = match self.guard(user).await {
-                Err(_) if unsure => {
-                    pause(attempt).await;
-                    continue;
-                }
+                Err(_) if unsure => continue,
                 guard => guard?,
             };
             let mut change = Change::new(&self.statements.directory.key_packages, user, guard);
@@ -280,9 +276,8 @@ impl Cql {
                 Err(failure @ Failure::NotApplied(_)) if !unsure => return Err(failure),
                 Err(_) => unsure = true,
             }
-            pause(attempt).await;
         }
-        Err(undecided(TABLE, unsure))
+        Err(tries.failure(TABLE, unsure))
     }
 
     /// What a request has claimed.
@@ -366,11 +361,11 @@ impl Cql {
         let latest = self.directory.latest();
         let mut offers = self.offers(user).await?;
         let mut known = self.known(user, rows, &offers).await?;
-        let mut changed = BTreeSet::new();
+        let (mut changed, mut ended) = (BTreeSet::new(), BTreeSet::new());
         for of in rows.iter().map(|row| (row.suite, row.device)).collect::<BTreeSet<_>>() {
             for reference in offers.entry(of).or_default().take_ended(latest) {
-                change.delete(PACKAGE, of.0, reference.as_bytes());
                 known.remove(&(of.0, reference));
+                ended.insert((of.0, reference));
                 changed.insert(of);
             }
         }
@@ -389,8 +384,13 @@ impl Cql {
                 offer.add(row);
             }
             change.package(row);
+            // Of a deletion and a write in one change the deletion wins.
+            ended.remove(&named);
             known.insert(named, Package { row: (*row).clone(), served: false });
             changed.insert(of);
+        }
+        for (suite, reference) in ended {
+            change.delete(PACKAGE, suite, reference.as_bytes());
         }
         for of in changed {
             change.offer(of, offers.entry(of).or_default());

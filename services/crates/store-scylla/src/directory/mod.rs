@@ -15,7 +15,7 @@ mod users;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, MutexGuard};
@@ -32,8 +32,11 @@ use crate::Scylla;
 use crate::directory::cells::{Cells, Insert};
 use crate::statements::Preparer;
 
-/// How often a change is tried again when others come in between or nobody knows how a try ended.
+/// How often a change is tried when others come in between or nobody knows how a try ended.
 const ATTEMPTS: u32 = 16;
+
+/// For how many times the time of one compare-and-set a change is tried at most.
+const PATIENCE: u32 = 3;
 
 pub(crate) struct Statements {
     tenants: Cells,
@@ -47,15 +50,18 @@ pub(crate) struct Statements {
 impl Statements {
     pub(crate) async fn prepare(p: &Preparer<'_>) -> Result<Self> {
         Ok(Self {
-            tenants: Cells::prepare(p, "tenants").await?,
-            users: Cells::prepare(p, "users").await?,
-            external_ids: Cells::prepare(p, "users_by_external_id").await?,
+            tenants: Cells::prepare(p, "tenants", ["tenants.get", "tenants.set"]).await?,
+            users: Cells::prepare(p, "users", ["users.get", "users.set"]).await?,
+            external_ids: Cells::prepare(p, EXTERNAL_IDS, ["users_by_external_id.get", "users_by_external_id.set"])
+                .await?,
             devices: devices::Statements::prepare(p).await?,
-            identities: Cells::prepare(p, "device_claims").await?,
+            identities: Cells::prepare(p, "device_claims", ["device_claims.get", "device_claims.set"]).await?,
             key_packages: key_packages::Statements::prepare(p).await?,
         })
     }
 }
+
+const EXTERNAL_IDS: &str = "users_by_external_id";
 
 const STRIPES: usize = 64;
 
@@ -67,15 +73,24 @@ pub(crate) struct State {
     stripes: [Mutex<()>; STRIPES],
     /// The latest time a caller told, in microseconds.
     latest: AtomicU64,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { hasher: RandomState::new(), stripes: std::array::from_fn(|_| Mutex::new(())), latest: AtomicU64::new(0) }
-    }
+    /// For how long a change is tried.
+    patience: Duration,
 }
 
 impl State {
+    pub(crate) fn new(lwt_timeout: Duration) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            stripes: std::array::from_fn(|_| Mutex::new(())),
+            latest: AtomicU64::new(0),
+            patience: lwt_timeout.saturating_mul(PATIENCE),
+        }
+    }
+
+    fn tries(&self) -> Tries {
+        Tries { tried: 0, until: Instant::now() + self.patience }
+    }
+
     async fn alone(&self, key: &[u8]) -> MutexGuard<'_, ()> {
         let stripe = self.hasher.hash_one(key) % STRIPES as u64;
         self.stripes[stripe as usize].lock().await
@@ -91,19 +106,36 @@ impl State {
     }
 }
 
-/// Waits before the next try, longer each time and never as long as others.
-async fn pause(attempt: u32) {
-    let most = 10 << attempt.min(5);
-    let random = u64::from_le_bytes(Uuid::new_v4().into_bytes()[..8].try_into().unwrap_or_default());
+/// Waits up to about `most` milliseconds, and never as long as others.
+async fn pause(most: u64) {
+    let [a, b, ..] = Uuid::new_v4().into_bytes();
+    let random = u64::from(u16::from_be_bytes([a, b]));
     tokio::time::sleep(Duration::from_millis(5 + random % most)).await;
 }
 
-/// After the last try.
-fn undecided(what: &str, unsure: bool) -> Failure {
-    if unsure {
-        Failure::Unknown(Cause::timeout(format!("{what}: not decided")))
-    } else {
-        Failure::NotApplied(Cause::unavailable(format!("{what}: others change the same all the time")))
+/// The tries of one change.
+struct Tries {
+    tried: u32,
+    until: Instant,
+}
+
+impl Tries {
+    /// Whether to try: at once the first time, then after a pause that grows.
+    async fn again(&mut self) -> bool {
+        if self.tried > 0 {
+            pause(10 << self.tried.min(5)).await;
+        }
+        self.tried += 1;
+        self.tried == 1 || (self.tried <= ATTEMPTS && Instant::now() < self.until)
+    }
+
+    /// After the last try.
+    fn failure(&self, what: &str, unsure: bool) -> Failure {
+        if unsure {
+            Failure::Unknown(Cause::timeout(format!("{what}: not decided after {} tries", self.tried)))
+        } else {
+            Failure::NotApplied(Cause::unavailable(format!("{what}: others change the same all the time")))
+        }
     }
 }
 

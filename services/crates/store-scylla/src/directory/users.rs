@@ -10,8 +10,8 @@ use wardline_store::encoding::directory::{decode_user, encode_user};
 use wardline_store::encoding::{Decoder, Encoder};
 use wardline_store::{Failure, Result};
 
+use super::EXTERNAL_IDS;
 use super::cells::Insert;
-use super::{ATTEMPTS, pause, undecided};
 use crate::number::corrupt;
 use crate::session::Cql;
 
@@ -27,7 +27,7 @@ fn encode_claim(row: &UserRow) -> Bytes {
 }
 
 fn decode_claim(bytes: Bytes) -> Result<UserRow> {
-    let mut value = Decoder::new("users_by_external_id", bytes)?;
+    let mut value = Decoder::new(EXTERNAL_IDS, bytes)?;
     let user = UserId::from_bytes(value.array()?);
     decode_user(user, value.rest())
 }
@@ -98,7 +98,8 @@ impl Cql {
     async fn claim_external_id(&self, row: &UserRow) -> Result<Option<UserRow>> {
         let claims = &self.statements.directory.external_ids;
         let (key, claim) = (external_key(row.tenant, &row.external_id), encode_claim(row));
-        for attempt in 0..ATTEMPTS {
+        let mut tries = self.directory.tries();
+        while tries.again().await {
             let stands = match claims.insert(self, &key, &claim).await? {
                 Insert::Applied => return Ok(None),
                 Insert::Exists(stands) if stands == claim => return Ok(None),
@@ -114,9 +115,8 @@ impl Cql {
             if claims.replace(self, &key, &stands, &claim).await? {
                 return Ok(None);
             }
-            pause(attempt).await;
         }
-        Err(undecided("users_by_external_id", false))
+        Err(tries.failure(EXTERNAL_IDS, false))
     }
 
     /// Puts a claim's row where it is meant to go, if it still can.

@@ -14,11 +14,12 @@ use super::unfit;
 use crate::failure;
 use crate::session::Profiles;
 
-/// How long the lock holds without being renewed, in seconds. Longer than one change of the schema takes.
-const HELD: u32 = 90;
+/// How long the lock holds without being renewed, in seconds. Longer than one change of the schema takes, and the nodes'
+/// agreement on it.
+const HELD: u32 = 180;
 
-/// How long is waited for another run.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long is waited for another run: longer than a dead one's lock holds.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// How often is asked whether another run has ended.
 const POLL: Duration = Duration::from_millis(200);

@@ -3,12 +3,12 @@
 //! Every change of the schema goes through the same node, whoever runs this: nodes of Cassandra that create the same table
 //! at the same time create two.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use scylla::client::session::Session;
 use scylla::policies::load_balancing::{LoadBalancingPolicy, NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::statement::unprepared::Statement;
-use std::sync::Arc;
 use wardline_store::Result;
 
 use super::lock::Lock;
@@ -70,16 +70,14 @@ impl<'a> Schema<'a> {
         Ok(Self { session, keyspace, node, profiles })
     }
 
-    /// Runs a statement that changes the schema, and waits until all nodes agree.
+    /// Runs a statement that changes the schema. The driver waits until all nodes agree on it.
     async fn change(&self, cql: &str) -> Result<()> {
         let mut statement = Statement::new(cql);
         statement.set_load_balancing_policy(Some(Arc::clone(&self.node)));
         statement.set_request_timeout(Some(CHANGE));
-        // The servers' words are about the schema, which names nobody.
         let done = self.session.query_unpaged(statement, ()).await;
-        done.map_err(|error| unfit(format!("keyspace {}: {error}", self.keyspace)))?;
-        let agreed = self.session.await_schema_agreement().await;
-        agreed.map(drop).map_err(|error| unfit(format!("the nodes do not agree on the schema: {error}")))
+        // The servers' words are about the schema, which names nobody.
+        done.map(drop).map_err(|error| unfit(format!("keyspace {}: {error}", self.keyspace)))
     }
 
     /// Creates the keyspace unless it is there: created by hand it may have what is not said here.
