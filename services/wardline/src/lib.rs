@@ -10,5 +10,6 @@ mod disk;
 pub mod engines;
 pub mod issuer;
 pub mod keys;
+pub mod measured;
 pub mod node;
 pub mod signals;

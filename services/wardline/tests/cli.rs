@@ -23,7 +23,7 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn help_names_every_command_and_every_role() {
     let help = stdout(&run(&["--help"], &[]));
-    for command in ["dev", "serve", "session", "config"] {
+    for command in ["dev", "serve", "migrate", "session", "config"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{help}");
     }
     let help = stdout(&run(&["serve", "--help"], &[]));

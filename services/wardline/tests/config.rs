@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use wardline::cli::{Overrides, RoleArg};
-use wardline::config::{Config, ConfigError, Lacking, Origin, Roles, What};
+use wardline::config::{Config, ConfigError, Engines, Lacking, Origin, Roles, What};
 use wardline::node::Role;
 
 const STRICT: Overrides = Overrides { allow_plaintext: false, allow_no_issuer: false };
@@ -147,6 +147,62 @@ fn a_log_budget_that_the_largest_batches_do_not_fit_is_refused() {
     budget(4 << 20).unwrap();
 }
 
+const CLUSTER: &str = "
+engines = \"cluster\"
+[kafka]
+brokers = [\"kafka-0:9092\", \"kafka-1:9092\"]
+[cql]
+nodes = [\"cql-0:9042\"]
+[redis]
+address = \"redis:6379\"
+";
+
+/// The configuration of a cluster whose keys and issuer are those of the sample.
+fn clustered(more: &str) -> Config {
+    let sample = Config::load(Some(&sample("minimal.toml")), []).unwrap();
+    let cluster = load(&format!("{CLUSTER}{more}"), &[]).unwrap();
+    Config { engines: cluster.engines, kafka: cluster.kafka, cql: cluster.cql, redis: cluster.redis, ..sample }
+}
+
+#[test]
+fn on_a_cluster_any_roles_may_be_served() {
+    let config = clustered("");
+    let permitted = Overrides { allow_plaintext: true, ..STRICT };
+    for role in [RoleArg::Ingest, RoleArg::Fanout, RoleArg::Presence, RoleArg::Receipt, RoleArg::Directory] {
+        assert_eq!(config.fit_to_serve(&Roles::of(&[role]), permitted), Ok(()));
+    }
+    let embedded = Config { engines: Engines::Embedded, ..config };
+    let refused = embedded.fit_to_serve(&Roles::of(&[RoleArg::Ingest]), permitted).unwrap_err();
+    assert!(matches!(refused.0[..], [Lacking::AllRoles { .. }]), "{refused}");
+}
+
+#[test]
+fn engines_in_clear_take_an_override_each_time() {
+    let refused = clustered("").fit_to_serve(&Roles::all(), STRICT).unwrap_err();
+    let in_clear = |key| Lacking::EngineInClear { key };
+    assert_eq!(refused.0, [in_clear("kafka.tls"), in_clear("cql.tls"), in_clear("redis.tls")]);
+    let refused = clustered("").fit_to_migrate(false).unwrap_err();
+    assert_eq!(refused.0.len(), 3);
+    assert_eq!(clustered("").fit_to_migrate(true), Ok(()));
+}
+
+#[test]
+fn a_cluster_without_an_engine_s_address_is_refused() {
+    let config = Config { engines: Engines::Cluster, ..Config::default() };
+    let refused = config.fit_to_migrate(true).unwrap_err().to_string();
+    for key in ["kafka.brokers", "cql.nodes", "redis.address"] {
+        assert!(refused.contains(key), "{key} in {refused}");
+    }
+    let refused = Config::default().fit_to_migrate(true).unwrap_err();
+    assert!(refused.0.contains(&Lacking::Cluster), "{refused}");
+}
+
+#[test]
+fn lists_come_from_the_environment_too() {
+    let config = load("", &[("WARDLINE_KAFKA__BROKERS", "[\"a:1\", \"b:2\"]"), ("WARDLINE_TEST_ANYTHING", "x")]).unwrap();
+    assert_eq!(config.kafka.brokers, ["a:1", "b:2"]);
+}
+
 #[test]
 fn every_problem_is_told_at_once() {
     let text = "
@@ -196,6 +252,22 @@ fn values_that_cannot_be_are_refused() {
         ("[listen]\ningest = \"127.0.0.1:7404\"", "listen.directory"),
         ("[diagnostics]\nfilter = \"a=b=c\"", "diagnostics.filter"),
         ("[diagnostics]\nformat = \"loud\"", "diagnostics.format"),
+        ("[kafka]\nbrokers = [\"kafka\"]", "kafka.brokers"),
+        ("[kafka]\nprefix = \"Ward.line\"", "kafka.prefix"),
+        ("[kafka]\nreplication = 1", "kafka.min_insync_replicas"),
+        ("[kafka]\nbudget_bytes = 1", "kafka.budget_bytes"),
+        ("[kafka]\nusername = \"wardline\"", "kafka.password_file"),
+        ("[kafka]\nmechanism = \"PLAIN\"", "kafka.mechanism"),
+        ("[kafka]\nca_file = \"ca\"", "kafka.ca_file"),
+        ("[kafka.incarnation]\nfeeds = 0", "kafka.incarnation.feeds"),
+        ("[cql]\nnodes = [\"user@cql:9042\"]", "cql.nodes"),
+        ("[cql]\nkeyspace = \"9\"", "cql.keyspace"),
+        ("[cql]\ntls = true", "cql.ca_file"),
+        ("[redis]\nusername = \"wardline\"", "redis.password_file"),
+        ("[link]\npeers = [\"presence\"]", "link.peers"),
+        ("[admin]\nlisten = \"127.0.0.1:7404\"", "admin.listen"),
+        ("[telemetry]\nsample_ratio = 1.5", "telemetry.sample_ratio"),
+        ("[telemetry]\notlp_endpoint = \"https://otlp:4317\"", "telemetry.ca_file"),
         (&issuer("url = \"http://a.example\"\nscopes = [\"operator\"]"), "issuers[0].url"),
         (&issuer("url = \"https://a.example\""), "issuers[0].scopes"),
     ];

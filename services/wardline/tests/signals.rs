@@ -36,6 +36,7 @@ impl Serving {
             .env("WARDLINE_AUTHORITY__KEY_FILE", secret(dir.path(), "authority"))
             .env("WARDLINE_LINK__KEY_FILE", secret(dir.path(), "link"))
             .stderr(Stdio::piped());
+        command.env("WARDLINE_ADMIN__LISTEN", "127.0.0.1:0");
         for listener in ["INGEST", "PRESENCE", "RECEIPT", "DIRECTORY", "PRESENCE_LINK"] {
             command.env(format!("WARDLINE_LISTEN__{listener}"), "127.0.0.1:0");
         }

@@ -19,8 +19,13 @@ pub fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     match &cli.command {
         Command::Config(ConfigCommand::Check { file }) => check::run(file, environment())?,
         Command::Serve(args) => {
-            let config = serve::configure(args, environment())?;
-            diagnostics(&cli, config.diagnostics.format.into(), &config.diagnostics.filter)?;
+            let mut config = serve::configure(args, environment())?;
+            if let Some(format) = cli.log_format {
+                config.diagnostics.format = format.into();
+            }
+            if let Some(filter) = cli.log {
+                config.diagnostics.filter = filter;
+            }
             runtime()?.block_on(serve::run(config, &Roles::of(&args.roles)))?;
         }
         Command::Migrate(args) => {

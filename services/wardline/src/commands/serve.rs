@@ -5,20 +5,26 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use wardline_domain::Failure;
 use wardline_registry::Rate;
-use wardline_runtime::Clock;
 use wardline_runtime::caller::Scopes;
+use wardline_runtime::health::Health;
+use wardline_runtime::{Clock, admin, exposition, serve, telemetry};
 
 use crate::cli::ServeArgs;
 use crate::config::{self, Config, ConfigError, Refused, Roles, Scope};
 use crate::engines::{Engines, OpenError};
 use crate::keys::{self, KeyError, Keys};
-use crate::node::{self, Fault, Node, NodeOptions, StartError};
+use crate::measured;
+use crate::node::{self, Fault, Node, NodeOptions, Role, StartError};
 use crate::signals;
 
 /// How long the engines may take to flush after the roles have drained.
@@ -26,6 +32,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How much of the drain is left to the folds once calls and streams have ended.
 const FOLDS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long traces may take to the collector in the end.
+const TRACES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why nothing is served, or why what was served did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +49,12 @@ pub(super) enum ServeError {
     Jwks { file: PathBuf, source: io::Error },
     #[error("{}: {source}", file.display())]
     Issuer { file: PathBuf, source: wardline_directory::InvalidIssuer },
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::InitError),
+    #[error(transparent)]
+    Metrics(#[from] exposition::InstallError),
+    #[error("the admin port {address}: {source}")]
+    Admin { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Engines(#[from] OpenError),
     #[error(transparent)]
@@ -62,24 +77,55 @@ pub(super) fn configure(
     Ok(config)
 }
 
-/// Serves `roles` until a signal, or until one of them cannot go on.
+/// Serves `roles` until a signal, or until one of them cannot go on. Operators may look in from the first moment on, also while
+/// an engine is waited for.
 pub(super) async fn run(config: Config, roles: &Roles) -> Result<(), ServeError> {
     let signalled = signals::drain();
+    let told = telemetry::start(telemetry(&config, roles)?)?;
     let options = options(&config, roles)?;
+    options.health.starting(roles.each().into_iter().map(Role::name));
+    let admin = Admin::start(&config, &options.health).await?;
+    let served = serve_over_engines(&config, options, signalled, admin.address).await;
+    admin.stop().await;
+    told.finish(TRACES_PATIENCE).await;
+    served
+}
+
+async fn serve_over_engines(
+    config: &Config,
+    options: NodeOptions,
+    signalled: CancellationToken,
+    admin: SocketAddr,
+) -> Result<(), ServeError> {
     let engines = tokio::select! {
-        opened = open(&config) => opened?,
+        opened = open(config) => opened?,
         () = signalled.cancelled() => return Ok(()),
     };
-    let mut node = Node::start(engines.over(), options).await?;
-    tracing::info!(addresses = ?node.addresses(), "serving");
+    let started = tokio::select! {
+        started = Node::start(engines.over(), options) => Some(started?),
+        () = signalled.cancelled() => None,
+    };
+    let ended = match started {
+        Some(node) => attend(config, node, signalled, admin).await,
+        None => Ok(()),
+    };
+    engines.close(Instant::now() + CLOSE_PATIENCE).await.map_err(ServeError::Close)?;
+    ended
+}
 
+/// Waits for a reason to end, and drains.
+async fn attend(
+    config: &Config,
+    mut node: Node,
+    signalled: CancellationToken,
+    admin: SocketAddr,
+) -> Result<(), ServeError> {
+    tracing::info!(addresses = ?node.addresses(), %admin, "serving");
     let fault = tokio::select! {
         () = signalled.cancelled() => None,
         fault = node.fault() => Some(fault),
     };
-
     let drained = tokio::time::timeout(config.shutdown.drain(), node.drain()).await;
-    engines.close(Instant::now() + CLOSE_PATIENCE).await.map_err(ServeError::Close)?;
     match (fault, drained) {
         (Some(fault), _) => Err(ServeError::Fault(fault)),
         (None, Err(_)) => Err(ServeError::Undrained(config.shutdown.drain_seconds)),
@@ -88,6 +134,43 @@ pub(super) async fn run(config: Config, roles: &Roles) -> Result<(), ServeError>
             Ok(())
         }
     }
+}
+
+/// The port where operators look in.
+struct Admin {
+    address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Admin {
+    async fn start(config: &Config, health: &Health) -> Result<Self, ServeError> {
+        let exposition = exposition::install(measured::TABLES)?;
+        let address = config.admin.listen;
+        let bound = serve::bind(address).await.map_err(|source| ServeError::Admin { address, source })?;
+        let (address, stop, health) = (bound.address, CancellationToken::new(), health.clone());
+        let answers = admin::Answers { exposition, ready: Arc::new(move || health.snapshot()) };
+        Ok(Self { address, serving: tokio::spawn(admin::serve(bound, answers, stop.clone())), stop })
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        // It ends by itself; a panic of it has been told where it happened.
+        let _ = self.serving.await;
+    }
+}
+
+fn telemetry(config: &Config, roles: &Roles) -> Result<telemetry::Options, ServeError> {
+    let ca_pem = config.telemetry.ca_file.as_deref().map(keys::read_public).transpose()?;
+    let traces = config.telemetry.otlp_endpoint.clone().map(|endpoint| telemetry::Traces {
+        endpoint,
+        ca_pem,
+        sample_ratio: config.telemetry.sample_ratio,
+        instance: uuid::Uuid::new_v4().to_string(),
+        roles: roles.each().into_iter().map(Role::name).collect(),
+    });
+    let diagnostics = &config.diagnostics;
+    Ok(telemetry::Options { format: diagnostics.format.into(), filter: diagnostics.filter.clone(), traces })
 }
 
 async fn open(config: &Config) -> Result<Engines, OpenError> {

@@ -55,6 +55,10 @@ pub(super) fn possible(config: &Config) -> Vec<(String, String)> {
     if tracing_subscriber::EnvFilter::try_new(&config.diagnostics.filter).is_err() {
         refuse("diagnostics.filter", "is not a list of directives such as `info,wardline_fanout=debug`");
     }
+    let secured = config.telemetry.otlp_endpoint.as_ref().is_some_and(|url| url.starts_with("https://"));
+    if secured != config.telemetry.ca_file.is_some() {
+        refuse("telemetry.ca_file", "is for an https endpoint, which cannot do without");
+    }
     problems.extend(cluster(config));
     problems.extend(listeners(config));
     problems.extend(issuers(&config.issuers));

@@ -422,13 +422,15 @@ impl Default for Admin {
 pub struct Telemetry {
     /// Where traces go: an OTLP receiver over gRPC, `http://host:port`. Absent: nowhere.
     pub otlp_endpoint: Option<String>,
+    /// The authority of its certificate, PEM, for `https`.
+    pub ca_file: Option<PathBuf>,
     /// How many of the messages are traced whose sender does not say: from 0 to 1.
     pub sample_ratio: f64,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp_endpoint: None, sample_ratio: 0.01 }
+        Self { otlp_endpoint: None, ca_file: None, sample_ratio: 0.01 }
     }
 }
 
