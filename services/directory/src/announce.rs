@@ -8,7 +8,7 @@ use wardline_domain::{DeviceId, TenantId, Timestamp, UserId};
 use wardline_log::{EventLog, NewRecord, Partition, Topic};
 use wardline_proto::convert::ids::bytes16;
 use wardline_proto::internal::v1 as wire;
-use wardline_runtime::Refusal;
+use wardline_runtime::{Refusal, trace};
 
 /// Appends one record and waits until it is durable.
 pub(crate) async fn append(
@@ -21,7 +21,8 @@ pub(crate) async fn append(
     let bytes = u32::try_from(key.len() + payload.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX);
     let permit = log.reserve(bytes)?;
     let to = Partition { topic, index: log.partitions(topic).partition_of(partition_by) };
-    log.append(permit, to, vec![NewRecord { key, payload, headers: Vec::new() }]).await?;
+    let trace = trace::append(topic);
+    log.append(permit, to, vec![NewRecord { key, payload, headers: trace.headers() }]).await?;
     Ok(())
 }
 

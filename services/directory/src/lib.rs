@@ -15,6 +15,7 @@ mod dpop;
 mod grpc;
 mod jwk;
 mod key_packages;
+mod measures;
 mod quota;
 mod revoke;
 mod sessions;
@@ -42,6 +43,7 @@ use wardline_store::Conversations;
 use crate::access_token::Issuers;
 pub use crate::config::{Info, InvalidIssuer, Issuer, Limits};
 use crate::dpop::Proofs;
+pub use crate::measures::METRICS;
 
 /// The methods that need no session, for [`wardline_runtime::auth::AuthLayer::open`].
 pub const OPEN: &[&str] = &["/wardline.v1.SessionService/GetServerInfo", "/wardline.v1.SessionService/CreateSession"];
@@ -157,6 +159,7 @@ impl Role {
         result: Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let outcome = result.as_ref().map(|_| ()).map_err(|refusal| refusal.reason);
+        measures::decided(action, outcome);
         self.deps.audit.record(action, caller, subject, outcome);
         result
     }

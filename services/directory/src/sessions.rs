@@ -11,6 +11,7 @@ use wardline_runtime::{Caller, Refusal};
 
 use crate::Role;
 use crate::access_token::AccessToken;
+use crate::measures::decided;
 
 impl Role {
     pub(crate) fn server_info(&self) -> v1::GetServerInfoResponse {
@@ -31,8 +32,12 @@ impl Role {
         let (token, key) = match self.proved(request) {
             Ok(proved) => proved,
             // The first half of every handshake is no decision.
-            Err(refusal) if refusal.reason == Reason::UseDpopNonce => return Err(refusal),
+            Err(refusal) if refusal.reason == Reason::UseDpopNonce => {
+                decided("create_session", Err(refusal.reason));
+                return Err(refusal);
+            }
             Err(refusal) => {
+                decided("create_session", Err(refusal.reason));
                 self.unknown.refused("create_session", refusal.reason);
                 return Err(refusal);
             }

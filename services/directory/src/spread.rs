@@ -9,20 +9,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use metrics::{counter, histogram};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use wardline_domain::record::{Body, Control};
 use wardline_domain::roster::Roster;
-use wardline_domain::{Cause, ConversationId, DeviceId, Failure, Position, UserId};
+use wardline_domain::{Cause, ConversationId, DeviceId, Failure, Position, Timestamp, UserId};
 use wardline_log::fold::{self, Fold, Folds};
-use wardline_log::{EventLog, FetchLimits, LogRecord, NewRecord, Partition, Started, Topic};
+use wardline_log::{EventLog, FetchLimits, Headers, LogRecord, NewRecord, Partition, Started, Topic};
 use wardline_proto::convert::{Violation, ids, record};
 use wardline_proto::internal::v1 as wire;
 use wardline_runtime::Clock;
-use wardline_runtime::consumer::Deps;
+use wardline_runtime::consumer::{Deps, trace_context};
 use wardline_runtime::health::FoldHealth;
 use wardline_store::Conversations;
 use wardline_store::checkpoints::Checkpoint;
+
+use crate::measures as names;
 
 const PAGE: usize = 256;
 
@@ -53,6 +56,9 @@ struct Spread {
 /// A device or user that changed, and the record that says so.
 struct Change {
     position: Position,
+    appended_at: Timestamp,
+    /// The trace context of the record.
+    headers: Headers,
     what: What,
 }
 
@@ -116,32 +122,35 @@ impl Fold for Spread {
                         let has = |roster: &Roster| {
                             roster.leaf_of(user, device).is_some_and(|(_, leaf)| !leaf.removal_pending)
                         };
-                        self.spreads.control(user, &control, has).await?;
+                        self.spreads.control(user, &control, &change.headers, has).await?;
                     }
                     let event =
                         wire::FeedDeviceChanged { version, device_id: ids::bytes16(device.as_bytes()), revoked };
-                    self.tell(user, change.position, event).await?;
+                    self.tell(user, change, event).await?;
                 }
                 What::UserEnded(user) => {
-                    self.spreads.control(user, &Control::UserLeft { user }, |roster| roster.has_user(user)).await?;
+                    let control = Control::UserLeft { user };
+                    self.spreads.control(user, &control, &change.headers, |roster| roster.has_user(user)).await?;
                 }
             }
+            histogram!(names::SPREAD_SECONDS).record(self.spreads.clock.now().since(change.appended_at));
         }
         Ok(())
     }
 }
 
 impl Spread {
-    async fn tell(&self, user: UserId, position: Position, event: wire::FeedDeviceChanged) -> Result<(), Failure> {
+    async fn tell(&self, user: UserId, change: &Change, event: wire::FeedDeviceChanged) -> Result<(), Failure> {
         let event = wire::FeedEventRecord {
             source: Partition { topic: Topic::Directory, index: self.partition }.source(),
-            source_position: position.as_u64(),
+            source_position: change.position.as_u64(),
             part: 0,
             recipients: vec![wire::RecipientRecord { user_id: ids::bytes16(user.as_bytes()), device_ids: Vec::new() }],
             event: Some(wire::feed_event_record::Event::DeviceChanged(event)),
         };
         let record = wire::FeedRecord { body: Some(wire::feed_record::Body::Event(event)) };
-        self.spreads.append(Topic::Feeds, user.as_bytes(), record.encode_to_vec().into()).await
+        let headers = change.headers.clone();
+        self.spreads.append(Topic::Feeds, user.as_bytes(), record.encode_to_vec().into(), headers).await
     }
 }
 
@@ -151,6 +160,7 @@ impl Spreads {
         &self,
         user: UserId,
         control: &Control,
+        headers: &Headers,
         concerns: impl Fn(&Roster) -> bool + Send + Sync,
     ) -> Result<(), Failure> {
         let mut after: Option<ConversationId> = None;
@@ -161,7 +171,9 @@ impl Spreads {
                 if concerns(&roster) {
                     let body = Body::Control(control.clone());
                     let payload = record::encode(row.conversation, self.clock.now(), &body);
-                    self.append(Topic::Conversations, row.conversation.as_bytes(), payload).await?;
+                    let headers = headers.clone();
+                    self.append(Topic::Conversations, row.conversation.as_bytes(), payload, headers).await?;
+                    counter!(names::CONTROLS).increment(1);
                 }
             }
             match page.last() {
@@ -171,18 +183,21 @@ impl Spreads {
         }
     }
 
-    async fn append(&self, topic: Topic, key: &[u8; 16], payload: Bytes) -> Result<(), Failure> {
+    async fn append(&self, topic: Topic, key: &[u8; 16], payload: Bytes, headers: Headers) -> Result<(), Failure> {
         let bytes = u32::try_from(key.len() + payload.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX);
         let permit = self.log.reserve(bytes).map_err(|refused| Failure::NotApplied(Cause::unavailable(refused)))?;
         let to = Partition { topic, index: self.log.partitions(topic).partition_of(key) };
-        let new = NewRecord { key: Bytes::copy_from_slice(key), payload, headers: Vec::new() };
+        let new = NewRecord { key: Bytes::copy_from_slice(key), payload, headers };
         self.log.append(permit, to, vec![new]).await.map(|_| ())
     }
 }
 
 fn change_of(record: &LogRecord) -> Option<Change> {
     match parse(record) {
-        Ok(what) => what.map(|what| Change { position: record.position, what }),
+        Ok(what) => what.map(|what| {
+            let (position, appended_at) = (record.position, record.appended_at);
+            Change { position, appended_at, headers: trace_context(record), what }
+        }),
         Err(_) => {
             tracing::error!(position = %record.position, "a directory record does not decode");
             None

@@ -8,15 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
+use wardline_log::trace::{TRACEPARENT, TRACESTATE};
 use wardline_log::{EventLog, Headers, LogRecord, NewRecord, Partition, Topic};
 use wardline_proto::convert::ids::bytes32;
 use wardline_proto::internal::v1::DeadLetterRecord;
 use wardline_store::Stores;
 
 use crate::health::FoldHealth;
-
-/// The headers that go on with what a record causes: W3C trace context.
-const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
 
 /// What a role that folds a topic runs on.
 #[derive(Clone)]
@@ -37,7 +35,7 @@ impl fmt::Debug for Deps {
 
 /// A record's headers that go on with what it causes.
 pub fn trace_context(record: &LogRecord) -> Headers {
-    let known = |name: &str| TRACE_CONTEXT.into_iter().find(|known| *known == name);
+    let known = |name: &str| [TRACEPARENT, TRACESTATE].into_iter().find(|known| *known == name);
     record.headers.iter().filter_map(|(name, value)| Some((known(name)?, value.clone()))).collect()
 }
 
