@@ -18,6 +18,8 @@ mod directory;
 mod engine;
 mod feeds;
 mod format;
+#[doc(hidden)]
+pub mod journal;
 mod members;
 mod messages;
 mod outcomes;
