@@ -347,3 +347,32 @@ impl crate::fold::Fold for Indifferent {
         Ok(())
     }
 }
+
+/// A log that is away, at the start or later, is told to the role and asked again; all is folded when it is back, and the role
+/// hears that it is back although nothing new comes.
+pub async fn a_log_that_goes_away_is_told_and_waited_for(harness: &dyn Harness) {
+    let subject = harness.fresh().await;
+    append(&*subject.log(), at(0), &["one"]).await;
+    let faulty = Faulty::new(subject.log(), 0, Faults::NONE);
+    let away = faulty.switch();
+    let log: Arc<dyn EventLog> = Arc::new(faulty);
+    let toy = Arc::new(Toy::new(0, 0.0));
+    let (mut told, mut progress) = (toy.following.subscribe(), toy.progress.subscribe());
+    let stop = CancellationToken::new();
+    away.away(true);
+    let outages = async {
+        assert!(!*told.borrow(), "it follows nothing yet");
+        away.away(false);
+        within(progress.wait_for(|(rows, _)| *rows == 1)).await.expect("the toy outlives its watchers");
+        within(told.wait_for(|told| *told)).await.expect("the toy outlives its watchers");
+        away.away(true);
+        within(told.wait_for(|told| !*told)).await.expect("the toy outlives its watchers");
+        away.away(false);
+        within(told.wait_for(|told| *told)).await.expect("the toy outlives its watchers");
+        append(&*log, at(0), &["two"]).await;
+        within(progress.wait_for(|(rows, _)| *rows == 2)).await.expect("the toy outlives its watchers");
+        stop.cancel();
+    };
+    let (ended, ()) = futures::join!(drive(&log, &toy, stop.clone()), outages);
+    assert!(matches!(ended, Ended::Stopped), "{ended}");
+}

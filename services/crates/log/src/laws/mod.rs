@@ -98,7 +98,7 @@ macro_rules! __each_law {
             trim_keeps_the_rest, compaction_keeps_the_latest, a_compacted_topic_is_not_trimmed, restart_keeps_everything,
             each_effect_once_and_in_order, zombies_agree, a_changed_log_halts, a_checkpoint_beyond_the_log_halts,
             a_stuck_partition_holds_up_no_other, a_partition_that_moves_away_waits_no_more,
-            a_checkpoint_that_was_overtaken_is_read_again
+            a_checkpoint_that_was_overtaken_is_read_again, a_log_that_goes_away_is_told_and_waited_for
         }
     };
 }

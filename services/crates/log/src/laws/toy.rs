@@ -64,6 +64,8 @@ pub(super) struct Toy {
     /// No effect of this partition succeeds.
     pub(super) stuck: Option<u32>,
     pub(super) paused: Mutex<BTreeSet<u32>>,
+    /// What the driver told last of whether it can follow the topic.
+    pub(super) following: watch::Sender<bool>,
     /// The number of rows and of effects begun.
     pub(super) progress: watch::Sender<(usize, u64)>,
 }
@@ -77,6 +79,7 @@ impl Toy {
             chance,
             stuck: None,
             paused: Mutex::default(),
+            following: watch::Sender::new(false),
             progress: watch::Sender::new((0, 0)),
         }
     }
@@ -203,6 +206,10 @@ impl Folds for ToyFolds {
     }
 
     async fn revoked(&self, _: u32, _: ToyFold) {}
+
+    fn following(&self, following: bool) {
+        self.0.following.send_replace(following);
+    }
 
     fn paused(&self, partition: u32, _: &Failure) {
         lock(&self.0.paused).insert(partition);
