@@ -154,3 +154,28 @@ impl<A: SerializeRow, B: SerializeRow> SerializeRow for Either<A, B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wardline_store::Cause;
+
+    fn not_applied() -> Result<()> {
+        Err(Failure::NotApplied(Cause::unavailable("away")))
+    }
+
+    #[test]
+    fn nothing_was_applied_only_when_nothing_was() {
+        assert_eq!(Tally::default().end(), Ok(()));
+        assert_eq!(Tally::default().add(Ok(())).add(Ok(())).end(), Ok(()));
+        assert!(matches!(Tally::default().add(not_applied()).add(not_applied()).end(), Err(Failure::NotApplied(_))));
+        let unknown = || Err(Failure::Unknown(Cause::timeout("late")));
+        for ends in [[not_applied(), Ok(())], [Ok(()), not_applied()], [not_applied(), unknown()], [Ok(()), unknown()]]
+        {
+            let merged = ends.iter().fold(Tally::default(), |all, end| all.merge(Tally::default().add(end.clone())));
+            assert!(matches!(merged.end(), Err(Failure::Unknown(_))), "{ends:?}");
+            let one = ends.into_iter().fold(Tally::default(), Tally::add);
+            assert!(matches!(one.end(), Err(Failure::Unknown(_))));
+        }
+    }
+}

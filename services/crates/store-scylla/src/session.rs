@@ -44,12 +44,16 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How many other nodes are asked when one does not answer.
 const SPECULATIONS: usize = 2;
 
-/// How a statement is asked and what its failure means.
+/// How much longer than for others is waited for a node that reads at serial consistency before another one is asked.
+const SERIAL_PATIENCE: u32 = 4;
+
+/// How a statement is asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Profiles {
     pub(crate) read: ExecutionProfileHandle,
     pub(crate) write: ExecutionProfileHandle,
     pub(crate) lwt: ExecutionProfileHandle,
+    pub(crate) serial: ExecutionProfileHandle,
 }
 
 /// The session and what was prepared on it.
@@ -227,13 +231,18 @@ fn profiles(options: &Options) -> Profiles {
         .serial_consistency(Some(SerialConsistency::LocalSerial))
         .load_balancing_policy(nodes.build())
         .retry_policy(Arc::new(Watched::new()));
-    let racing =
-        SimpleSpeculativeExecutionPolicy { max_retry_count: SPECULATIONS, retry_interval: options.speculate_after };
-    let racing = base.clone().speculative_execution_policy(Some(Arc::new(racing)));
+    let racing = |after| {
+        let policy = SimpleSpeculativeExecutionPolicy { max_retry_count: SPECULATIONS, retry_interval: after };
+        base.clone().speculative_execution_policy(Some(Arc::new(policy)))
+    };
+    // A serial read takes part in the consensus: raced too early it would get in the way of what it waits for.
+    let serial = racing(options.speculate_after.saturating_mul(SERIAL_PATIENCE));
+    let racing = racing(options.speculate_after);
     Profiles {
         read: racing.clone().request_timeout(Some(options.read_timeout)).build().into_handle(),
         write: racing.request_timeout(Some(options.write_timeout)).build().into_handle(),
         lwt: base.request_timeout(Some(options.lwt_timeout)).build().into_handle(),
+        serial: serial.request_timeout(Some(options.lwt_timeout)).build().into_handle(),
     }
 }
 

@@ -63,11 +63,12 @@ impl<'a> Preparer<'a> {
         Ok(statement)
     }
 
-    /// A read that brings every compare-and-set under way to its end first. Not raced: it takes part in the consensus.
+    /// A read that brings every compare-and-set under way to its end first.
     pub(crate) async fn read_serial(&self, cql: &str) -> Result<PreparedStatement> {
         let mut statement = self.prepare(cql).await?;
-        statement.set_execution_profile_handle(Some(self.profiles.lwt.clone()));
+        statement.set_execution_profile_handle(Some(self.profiles.serial.clone()));
         statement.set_consistency(Consistency::LocalSerial);
+        statement.set_is_idempotent(true);
         Ok(statement)
     }
 
