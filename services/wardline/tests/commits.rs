@@ -4,11 +4,10 @@
 
 mod support;
 
-use support::{ByHand, Member, agreed, another, conversation, eventually, members, times, unmetered};
+use support::{ByHand, Member, agreed, another, conversation, eventually, members, times, unmetered, ward};
 use tokio::sync::broadcast::Receiver;
 use wardline_client::{ContentId, ConversationId, ConversationStatus, Incoming, NewConversation, Reason};
 use wardline_proto::v1;
-use wardline_testbed::cluster::Cluster;
 use wardline_testbed::people::PATIENCE;
 
 /// Whether a commit of this device has lost against another.
@@ -53,9 +52,7 @@ async fn of_two_commits_at_once_one_wins_and_both_changes_are_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_sealed_before_a_commit_is_sealed_again_and_shown_once() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob, cid] = members(&people, ["ann", "bob", "cid"]).await;
+    let (cluster, people, [ann, bob, cid]) = ward(["ann", "bob", "cid"]).await;
     let id = conversation(&[&ann, &bob]).await;
     bob.device.detach();
     ann.device.add_users(id, &[cid.user()]).await.unwrap();
@@ -82,9 +79,7 @@ async fn content_sealed_before_a_commit_is_sealed_again_and_shown_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_speak_while_members_come_and_go() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob, cid, dan] = members(&people, ["ann", "bob", "cid", "dan"]).await;
+    let (cluster, people, [ann, bob, cid, dan]) = ward(["ann", "bob", "cid", "dan"]).await;
     let tablet = another(&people, &bob).await;
     let stay = [&ann, &bob, &tablet, &cid];
     let id = conversation(&stay).await;
@@ -120,9 +115,7 @@ async fn speak(id: ConversationId, member: &Member, count: usize) -> Vec<Content
 
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_are_removed_read_nothing_more_and_may_come_back() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob, cid] = members(&people, ["ann", "bob", "cid"]).await;
+    let (cluster, people, [ann, bob, cid]) = ward(["ann", "bob", "cid"]).await;
     let id = conversation(&[&ann, &bob, &cid]).await;
     let mut sent = vec![ann.say(id, "to all")];
     agreed(id, &[&ann, &bob, &cid], &sent).await;
@@ -157,9 +150,7 @@ async fn is(member: &Member, id: ConversationId, status: ConversationStatus) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_leaves_goes_with_all_devices_by_the_next_senders_commit() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob, cid] = members(&people, ["ann", "bob", "cid"]).await;
+    let (cluster, people, [ann, bob, cid]) = ward(["ann", "bob", "cid"]).await;
     let tablet = another(&people, &bob).await;
     let id = conversation(&[&ann, &bob, &tablet, &cid]).await;
     bob.device.leave(id).await.unwrap();
@@ -195,9 +186,7 @@ async fn a_welcome_is_enough_to_join() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_with_oneself_has_all_ones_devices() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann] = members(&people, ["ann"]).await;
+    let (cluster, people, [ann]) = ward(["ann"]).await;
     let tablet = another(&people, &ann).await;
     let new = NewConversation::group("Notes", []);
     let id = ann.device.create_conversation(new).await.unwrap();

@@ -6,7 +6,7 @@ mod support;
 
 use bytes::Bytes;
 use support::{
-    ByHand, Stable, agreed, another, another_with, conversation, eventually, member, members, options, times,
+    ByHand, Stable, agreed, another, another_with, conversation, eventually, member, members, options, times, ward,
 };
 use wardline_client::{Body, Failpoints, MessageId, Options, Point};
 use wardline_proto::v1;
@@ -18,9 +18,7 @@ use wardline_testbed::people::PATIENCE;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_device_of_every_member_gets_every_event_the_senders_other_devices_too() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob, cid] = members(&people, ["ann", "bob", "cid"]).await;
+    let (cluster, people, [ann, bob, cid]) = ward(["ann", "bob", "cid"]).await;
     let (ann_tablet, bob_tablet) = (another(&people, &ann).await, another(&people, &bob).await);
     let all = [&ann, &ann_tablet, &bob, &bob_tablet, &cid];
     let id = conversation(&all).await;
@@ -40,9 +38,7 @@ async fn every_device_of_every_member_gets_every_event_the_senders_other_devices
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_device_says_keeps_its_order() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, _, [ann, bob]) = ward(["ann", "bob"]).await;
     let id = conversation(&[&ann, &bob]).await;
     let texts: Vec<String> = (0..40).map(|number| format!("{number:02}")).collect();
     let sent: Vec<_> = texts.iter().map(|text| ann.say(id, text)).collect();
@@ -55,9 +51,7 @@ async fn what_one_device_says_keeps_its_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unanswered_send_is_known_by_its_key_and_its_repeat_takes_no_second_sequence() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, people, [ann, bob]) = ward(["ann", "bob"]).await;
     let id = conversation(&[&ann, &bob]).await;
     let ann = ann.reopened_with(&people, Failpoints::new(|point| point == Point::AfterSend)).await;
     let sent = ann.say(id, "was that heard?");
@@ -86,8 +80,7 @@ async fn an_unanswered_send_is_known_by_its_key_and_its_repeat_takes_no_second_s
 #[tokio::test(flavor = "multi_thread")]
 async fn a_send_cut_off_on_its_way_arrives_once() {
     let cluster = Cluster::start(1).await.unwrap();
-    let stable = Stable::start().await;
-    stable.lead_to(&cluster.endpoints(0));
+    let stable = Stable::before(&cluster.endpoints(0)).await;
     let people = cluster.people(0, 0).at(stable.endpoints());
     let [ann, bob] = members(&people, ["ann", "bob"]).await;
     let id = conversation(&[&ann, &bob]).await;
@@ -104,9 +97,7 @@ async fn a_send_cut_off_on_its_way_arrives_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_message_id_with_other_bytes_is_refused() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, people, [ann, bob]) = ward(["ann", "bob"]).await;
     let id = conversation(&[&ann, &bob]).await;
     let sent = ann.say(id, "8 mg");
     let at = ann.device.wait_sequenced(id, sent, PATIENCE).await.unwrap();
@@ -146,9 +137,7 @@ async fn the_same_message_id_with_other_bytes_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn attachments_come_back_as_they_were() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob, cid, dan] = members(&people, ["ann", "bob", "cid", "dan"]).await;
+    let (cluster, _, [ann, bob, cid, dan]) = ward(["ann", "bob", "cid", "dan"]).await;
     let all = [&ann, &bob, &cid, &dan];
     let id = conversation(&all).await;
     // A small one travels in the feed; a large one to several partitions is only named there.
@@ -174,9 +163,7 @@ async fn attachments_come_back_as_they_were() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn history_is_dense_in_pages_and_only_for_members() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob, eve] = members(&people, ["ann", "bob", "eve"]).await;
+    let (cluster, people, [ann, bob, eve]) = ward(["ann", "bob", "eve"]).await;
     let id = conversation(&[&ann, &bob]).await;
     let sent: Vec<_> = (0..12).map(|number| ann.say(id, &format!("line {number}"))).collect();
     agreed(id, &[&ann, &bob], &sent).await;
@@ -207,9 +194,7 @@ async fn history_is_dense_in_pages_and_only_for_members() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn presence_shows_those_one_shares_a_conversation_with_and_nobody_else() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob, cid, eve] = members(&people, ["ann", "bob", "cid", "eve"]).await;
+    let (cluster, _, [ann, bob, cid, eve]) = ward(["ann", "bob", "cid", "eve"]).await;
     let _id = conversation(&[&ann, &bob, &cid]).await;
     let users = [bob.user(), cid.user(), eve.user()];
     eventually("the two who are there", async || {
@@ -227,9 +212,7 @@ async fn presence_shows_those_one_shares_a_conversation_with_and_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_device_with_a_tiny_window_gets_everything_in_order() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, people, [ann, bob]) = ward(["ann", "bob"]).await;
     let slow = another_with(&people, &bob, Options { window_events: 1, ..options() }).await;
     let all = [&ann, &bob, &slow];
     let id = conversation(&all).await;

@@ -196,11 +196,12 @@ fn endpoints(line: &str, authority: &str) -> Endpoints {
     }
 }
 
-/// Every listener says that it serves, and what.
+/// Every listener comes to say that it serves, and what.
 async fn is_well(channel: Channel) {
     let asked = HealthCheckRequest { service: String::new() };
-    let health = HealthClient::new(channel.clone()).check(asked).await.unwrap().into_inner();
-    assert_eq!(health.status(), ServingStatus::Serving);
+    let mut health = HealthClient::new(channel.clone()).watch(asked).await.unwrap().into_inner();
+    let serves = async { while health.message().await.unwrap().unwrap().status() != ServingStatus::Serving {} };
+    tokio::time::timeout(PATIENCE, serves).await.unwrap();
     let list = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),

@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use support::{ByHand, Member, Stable, agreed, agreed_with_receipts, another, conversation, members};
+use support::{ByHand, Member, Stable, agreed, agreed_with_receipts, another, conversation, members, ward};
 use wardline_client::{ContentId, ConversationId, Failpoints, MessageState, Point, ReceiptView};
 use wardline_proto::v1;
 use wardline_proto::v1::attach_response::Frame as Down;
@@ -40,9 +40,7 @@ fn read_all(member: &Member, id: ConversationId) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delivered_and_read_converge_over_all_devices_and_equal_what_the_service_says() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob, cid] = members(&people, ["ann", "bob", "cid"]).await;
+    let (cluster, people, [ann, bob, cid]) = ward(["ann", "bob", "cid"]).await;
     let (ann_tablet, bob_tablet) = (another(&people, &ann).await, another(&people, &bob).await);
     let all = [&ann, &ann_tablet, &bob, &bob_tablet, &cid];
     let id = conversation(&all).await;
@@ -149,9 +147,7 @@ async fn watermarks_only_move_forward_in_every_frame() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_dies_before_its_acknowledgement_has_it_counted_when_it_is_back() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, people, [ann, bob]) = ward(["ann", "bob"]).await;
     let id = conversation(&[&ann, &bob]).await;
     let first = ann.say(id, "before");
     shows(&ann, id, first, MessageState::Delivered).await;
@@ -169,8 +165,7 @@ async fn a_device_that_dies_before_its_acknowledgement_has_it_counted_when_it_is
 #[tokio::test(flavor = "multi_thread")]
 async fn links_cut_again_and_again_lose_no_receipt() {
     let cluster = Cluster::start(1).await.unwrap();
-    let stable = Stable::start().await;
-    stable.lead_to(&cluster.endpoints(0));
+    let stable = Stable::before(&cluster.endpoints(0)).await;
     let people = cluster.people(0, 0);
     let [ann, bob] = members(&people, ["ann", "bob"]).await;
     let id = conversation(&[&ann, &bob]).await;

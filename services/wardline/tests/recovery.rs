@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use support::{ByHand, Member, agreed, another, conversation, eventually, members, times, unmetered};
+use support::{ByHand, Member, agreed, another, conversation, eventually, members, times, unmetered, ward};
 use wardline_client::{
     ContentId, ConversationId, ConversationStatus, Error, Failpoints, MessageState, NewConversation, Point,
 };
@@ -26,9 +26,7 @@ fn dies(at: Point, survived: u32) -> Failpoints {
 
 /// Lets a device die at each chance that the exchange gives at `point`, one after the other, and reopens it each time.
 async fn survives(point: Point) {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, mut bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, people, [ann, mut bob]) = ward(["ann", "bob"]).await;
     let id = conversation(&[&ann, &bob]).await;
     let mut sent = Vec::new();
     for survived in 0..CHANCES {
@@ -148,9 +146,7 @@ async fn a_device_killed_at_any_commit_while_it_joins_ends_in_the_conversation()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_killed_around_the_call_while_it_adds_somebody_ends_in_one_group_with_the_others() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, mut bob, cid] = members(&people, ["ann", "bob", "cid"]).await;
+    let (cluster, people, [ann, mut bob, cid]) = ward(["ann", "bob", "cid"]).await;
     for point in [Point::BeforeSend, Point::AfterSend] {
         let id = conversation(&[&ann, &bob]).await;
         bob = bob.reopened_with(&people, dies(point, 0)).await;
@@ -286,9 +282,7 @@ async fn a_device_that_missed_its_welcome_joins_by_itself_and_reads_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_without_its_group_rejoins_by_an_external_commit_and_reads_on() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, people, [ann, bob]) = ward(["ann", "bob"]).await;
     let tablet = another(&people, &bob).await;
     let all = [&ann, &bob, &tablet];
     let id = conversation(&all).await;
@@ -310,9 +304,7 @@ async fn a_device_without_its_group_rejoins_by_an_external_commit_and_reads_on()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_device_starts_at_its_welcome() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, people, [ann, bob]) = ward(["ann", "bob"]).await;
     let id = conversation(&[&ann, &bob]).await;
     let mut sent = vec![ann.say(id, "before")];
     agreed(id, &[&ann, &bob], &sent).await;
@@ -329,9 +321,7 @@ async fn a_new_device_starts_at_its_welcome() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everybody_comes_back_after_the_only_instance_was_away() {
-    let mut cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (mut cluster, people, [ann, bob]) = ward(["ann", "bob"]).await;
     let id = conversation(&[&ann, &bob]).await;
     let mut sent = vec![ann.say(id, "before")];
     agreed(id, &[&ann, &bob], &sent).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use support::{ByHand, Member, Stable, agreed, another, conversation, eventually, is, member, members, times};
+use support::{ByHand, Member, Stable, agreed, another, conversation, eventually, is, member, members, times, ward};
 use wardline::node::Role;
 use wardline_client::{ConversationId, Incoming, Reason};
 use wardline_domain::roster::Roster;
@@ -37,9 +37,7 @@ async fn is_on_its_way_out(cluster: &Cluster, id: ConversationId, of: &Member) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_revoked_with_nobody_else_online_is_gone_before_anything_more_is_said() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [phone, bob, cid] = members(&people, ["ann", "bob", "cid"]).await;
+    let (cluster, people, [phone, bob, cid]) = ward(["ann", "bob", "cid"]).await;
     let tablet = another(&people, &phone).await;
     let all = [&phone, &tablet, &bob, &cid];
     let (one, two) = (conversation(&all).await, conversation(&all).await);
@@ -73,9 +71,7 @@ async fn a_phone_revoked_with_nobody_else_online_is_gone_before_anything_more_is
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_waits_for_the_commit_that_removes_the_revoked() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, people, [ann, bob]) = ward(["ann", "bob"]).await;
     let phone = another(&people, &ann).await;
     let id = conversation(&[&ann, &phone, &bob]).await;
     let first = bob.say(id, "before");
@@ -165,9 +161,7 @@ async fn a_revoked_devices_streams_end_within_a_second_and_its_calls_are_refused
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_reaches_every_conversation_though_the_directory_dies_after_its_answer() {
-    let mut cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [phone, bob] = members(&people, ["ann", "bob"]).await;
+    let (mut cluster, people, [phone, bob]) = ward(["ann", "bob"]).await;
     let tablet = another(&people, &phone).await;
     let all = [&phone, &tablet, &bob];
     let mut ids = Vec::new();
@@ -219,8 +213,7 @@ async fn revoked_in_the_topic_only(cluster: &Cluster, of: &Member) {
 #[tokio::test(flavor = "multi_thread")]
 async fn ingest_appends_what_the_directory_has_not_come_to() {
     let mut cluster = Cluster::start(1).await.unwrap();
-    let stable = Stable::start().await;
-    stable.lead_to(&cluster.endpoints(0));
+    let stable = Stable::before(&cluster.endpoints(0)).await;
     let people = cluster.people(0, 0).at(stable.endpoints());
     let [ann, bob] = members(&people, ["ann", "bob"]).await;
     let phone = another(&people, &ann).await;
@@ -247,9 +240,7 @@ async fn ingest_appends_what_the_directory_has_not_come_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deactivated_user_is_out_of_every_conversation_with_all_devices() {
-    let cluster = Cluster::start(1).await.unwrap();
-    let people = cluster.people(0, 0);
-    let [ann, bob] = members(&people, ["ann", "bob"]).await;
+    let (cluster, people, [ann, bob]) = ward(["ann", "bob"]).await;
     let gone = member(&people, "cid").await;
     let gone_tablet = another(&people, &gone).await;
     let id = conversation(&[&ann, &bob, &gone, &gone_tablet]).await;

@@ -150,8 +150,8 @@ impl Health {
             changed
         });
         match turned {
-            Some(true) => tracing::info!(role, cause = cause.name(), "serving"),
-            Some(false) => tracing::warn!(role, cause = cause.name(), "not serving"),
+            Some(true) => tracing::info!(role, cause = cause.name(), "the role serves"),
+            Some(false) => tracing::warn!(role, cause = cause.name(), "the role does not serve"),
             None => {}
         }
     }

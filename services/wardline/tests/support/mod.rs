@@ -111,6 +111,14 @@ pub(crate) async fn members<const N: usize>(people: &People, names: [&str; N]) -
     all.try_into().ok().expect("one for each name")
 }
 
+/// A cluster of one instance, and new people there with one device each, attached.
+pub(crate) async fn ward<const N: usize>(names: [&str; N]) -> (Cluster, People, [Member; N]) {
+    let cluster = Cluster::start(1).await.expect("a cluster starts");
+    let people = cluster.people(0, 0);
+    let members = members(&people, names).await;
+    (cluster, people, members)
+}
+
 /// One more device of somebody, attached.
 pub(crate) async fn another(people: &People, of: &Member) -> Member {
     another_with(people, of, options()).await
@@ -323,6 +331,13 @@ impl Stable {
     pub(crate) async fn start() -> Self {
         let [directory, ingest, presence, receipt] = [const { Forwarder::start }; 4];
         Self([directory().await.unwrap(), ingest().await.unwrap(), presence().await.unwrap(), receipt().await.unwrap()])
+    }
+
+    /// Addresses that lead to an instance.
+    pub(crate) async fn before(endpoints: &Endpoints) -> Self {
+        let stable = Self::start().await;
+        stable.lead_to(endpoints);
+        stable
     }
 
     pub(crate) fn endpoints(&self) -> Endpoints {
