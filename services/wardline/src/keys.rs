@@ -20,8 +20,9 @@ use wardline_runtime::serve::Tls;
 use wardline_runtime::session::SessionKeys;
 use zeroize::Zeroizing;
 
-use crate::config::Config;
+use crate::config::{Config, Roles};
 use crate::disk;
+use crate::node::Role;
 
 /// A symmetric key; wiped when dropped.
 pub type Key = Zeroizing<[u8; 32]>;
@@ -29,16 +30,33 @@ pub type Key = Zeroizing<[u8; 32]>;
 /// The largest file that is read for secrets, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The keys that every process of a deployment shares.
-#[derive(Clone)]
+/// The keys of a deployment. A process has those that its roles need, and no other.
+#[derive(Clone, Default)]
 pub struct Keys {
-    /// Mints and verifies session tokens.
-    pub session: Arc<SessionKeys>,
-    /// Signs administrative entries of device logs; its public part is the MLS external sender.
-    pub authority: SigningKey,
+    /// Mints and verifies session tokens: for every role that answers devices.
+    pub session: Option<Arc<SessionKeys>>,
+    /// Signs administrative entries of device logs; its public part is the MLS external sender. For the directory.
+    pub authority: Option<SigningKey>,
     /// Proves presence instances to each other.
-    pub link: Key,
+    pub link: Option<Key>,
 }
+
+/// The keys that `role` needs, by their configuration keys.
+pub(crate) const fn needed(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::Fanout => &[],
+        Role::Ingest | Role::Receipt => &[SESSION],
+        Role::Presence => &[SESSION, LINK],
+        Role::Directory => &[SESSION, AUTHORITY],
+    }
+}
+
+/// Names the session keys' file.
+pub(crate) const SESSION: &str = "session.keys_file";
+/// Names the authority's file.
+pub(crate) const AUTHORITY: &str = "authority.key_file";
+/// Names the link key's file.
+pub(crate) const LINK: &str = "link.key_file";
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -79,35 +97,41 @@ pub enum KeyError {
 }
 
 impl Keys {
-    /// From the files that `config` names.
-    pub fn load(config: &Config) -> Result<Self, KeyError> {
-        let named = |file: &'static str, path: &Option<PathBuf>| path.clone().ok_or(KeyError::Unnamed(file));
-        let session = named("session.keys_file", &config.session.keys_file)?;
-        let authority = named("authority.key_file", &config.authority.key_file)?;
-        let link = named("link.key_file", &config.link.key_file)?;
-        Self::from_files(&session, &authority, &link)
+    /// Those that `roles` need, from the files that `config` names.
+    pub fn load(config: &Config, roles: &Roles) -> Result<Self, KeyError> {
+        let file = |key: &'static str, named: &Option<PathBuf>| -> Result<Option<PathBuf>, KeyError> {
+            let needed = roles.each().into_iter().any(|role| needed(role).contains(&key));
+            if needed { named.clone().map(Some).ok_or(KeyError::Unnamed(key)) } else { Ok(None) }
+        };
+        Self::from_files(
+            file(SESSION, &config.session.keys_file)?.as_deref(),
+            file(AUTHORITY, &config.authority.key_file)?.as_deref(),
+            file(LINK, &config.link.key_file)?.as_deref(),
+        )
     }
 
-    /// From `dir`, where missing ones are made. For development.
+    /// All of them from `dir`, where missing ones are made. For development.
     pub fn load_or_make(dir: &Path) -> Result<Self, KeyError> {
         disk::private_dir(dir).map_err(|source| KeyError::Io { file: dir.to_owned(), source })?;
         let [session, authority, link] = ["session.keys", "authority.key", "link.key"].map(|name| dir.join(name));
         for file in [&session, &authority, &link] {
             make_key(file)?;
         }
-        Self::from_files(&session, &authority, &link)
+        Self::from_files(Some(&session), Some(&authority), Some(&link))
     }
 
-    fn from_files(session: &Path, authority: &Path, link: &Path) -> Result<Self, KeyError> {
-        let expected = "at least one session key: 64 hexadecimal digits a line";
-        let keys = SessionKeys::new(read_keys(session)?)
-            .ok_or_else(|| KeyError::Malformed { file: session.to_owned(), expected })?;
+    fn from_files(session: Option<&Path>, authority: Option<&Path>, link: Option<&Path>) -> Result<Self, KeyError> {
         Ok(Self {
-            session: Arc::new(keys),
-            authority: SigningKey::from_bytes(&*read_key(authority)?),
-            link: read_key(link)?,
+            session: session.map(read_session_keys).transpose()?.map(Arc::new),
+            authority: authority.map(read_key).transpose()?.map(|seed| SigningKey::from_bytes(&seed)),
+            link: link.map(read_key).transpose()?,
         })
     }
+}
+
+fn read_session_keys(file: &Path) -> Result<SessionKeys, KeyError> {
+    let expected = "at least one session key: 64 hexadecimal digits a line";
+    SessionKeys::new(read_keys(file)?).ok_or_else(|| KeyError::Malformed { file: file.to_owned(), expected })
 }
 
 /// The certificate that `config` names; `None` when it names none.

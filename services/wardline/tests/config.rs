@@ -6,7 +6,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use wardline::cli::{Overrides, RoleArg};
-use wardline::config::{Config, ConfigError, Engines, Lacking, Origin, Roles, What};
+use wardline::config::{
+    Authority, Config, ConfigError, Engines, Lacking, Link, Origin, Roles, Session, What,
+};
 use wardline::node::Role;
 
 const STRICT: Overrides = Overrides { allow_plaintext: false, allow_no_issuer: false };
@@ -174,6 +176,24 @@ fn on_a_cluster_any_roles_may_be_served() {
     let embedded = Config { engines: Engines::Embedded, ..config };
     let refused = embedded.fit_to_serve(&Roles::of(&[RoleArg::Ingest]), permitted).unwrap_err();
     assert!(matches!(refused.0[..], [Lacking::AllRoles { .. }]), "{refused}");
+}
+
+#[test]
+fn a_role_needs_the_keys_that_it_uses_and_no_other() {
+    let bare = Config { session: Session::default(), authority: Authority::default(), link: Link::default(), ..clustered("") };
+    let permitted = Overrides { allow_plaintext: true, ..STRICT };
+    let lacking = |role| match bare.fit_to_serve(&Roles::of(&[role]), permitted) {
+        Ok(()) => Vec::new(),
+        Err(refused) => refused.0.into_iter().map(|lacking| match lacking {
+            Lacking::Key { key, .. } => key,
+            other => panic!("{other}"),
+        }).collect(),
+    };
+    assert_eq!(lacking(RoleArg::Fanout), Vec::<&str>::new());
+    assert_eq!(lacking(RoleArg::Ingest), ["session.keys_file"]);
+    assert_eq!(lacking(RoleArg::Receipt), ["session.keys_file"]);
+    assert_eq!(lacking(RoleArg::Presence), ["session.keys_file", "link.key_file"]);
+    assert_eq!(lacking(RoleArg::Directory), ["session.keys_file", "authority.key_file"]);
 }
 
 #[test]

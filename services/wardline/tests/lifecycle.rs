@@ -135,7 +135,7 @@ impl Site {
         let hospital = issuer(HOSPITAL, &format!("tenant = \"{TENANT}\"\n"), "hospital.jwks", r#"["directory.write"]"#);
         let platform = issuer(PLATFORM, "", "platform.jwks", r#"["operator"]"#);
         let text = format!(
-            "data_dir = \"{}\"\n[listen]\n{listen}[link]\nkey_file = \"{}\"\n[tls]\ncert_file = \"{}\"\nkey_file = \"{}\"\n\
+            "data_dir = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[listen]\n{listen}[link]\nkey_file = \"{}\"\n[tls]\ncert_file = \"{}\"\nkey_file = \"{}\"\n\
              [session]\nkeys_file = \"{}\"\n[authority]\nkey_file = \"{}\"\n{hospital}{platform}",
             at("data"),
             at("link.key"),
@@ -218,7 +218,7 @@ async fn serve_all_answers_over_tls_and_brings_a_message_across() {
     let config = site.config();
     let arguments = ["serve", "all", "--config", config.to_str().unwrap()];
     let mut server = Process::start(Path::new(BINARY), arguments, &[]).unwrap();
-    let serving = server.diagnosed(|line| line.contains("\"serving\"")).await.unwrap();
+    let serving = server.diagnosed(|line| line.contains("\"addresses\"")).await.unwrap();
     let at = endpoints(&serving, &site.authority);
     for url in [&at.directory, &at.ingest, &at.presence, &at.receipt] {
         is_well(site.channel(url).await).await;

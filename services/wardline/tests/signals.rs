@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::timeout;
+use tonic::Streaming;
 use tonic::transport::Endpoint;
-use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 /// Longer than anything here takes, shorter than the drain's grace.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -42,7 +44,7 @@ impl Serving {
         }
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let serving = lines.find(|line| line.contains("\"serving\"")).expect("it tells when it serves");
+        let serving = lines.find(|line| line.contains("\"addresses\"")).expect("it tells when it serves");
         let directory = address(&serving);
         // Somebody has to read what it prints, or it waits.
         std::thread::spawn(move || lines.for_each(drop));
@@ -85,6 +87,11 @@ async fn either_signal_drains_and_ends_well() {
     }
 }
 
+async fn until(watch: &mut Streaming<HealthCheckResponse>, status: ServingStatus) {
+    let told = async { while watch.message().await.unwrap().unwrap().status() != status {} };
+    timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("it does not say {status:?}"));
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_at_once_while_a_stream_holds_the_drain() {
     for (name, code) in [("TERM", 143), ("INT", 130)] {
@@ -93,11 +100,11 @@ async fn a_second_signal_ends_at_once_while_a_stream_holds_the_drain() {
         let mut health = HealthClient::new(endpoint.connect().await.unwrap());
         let request = HealthCheckRequest { service: String::new() };
         let mut watch = health.watch(request).await.unwrap().into_inner();
-        assert!(watch.message().await.unwrap().is_some());
+        until(&mut watch, ServingStatus::Serving).await;
 
         serving.signal(name);
-        // Health says NOT_SERVING: the drain has begun, and this stream holds it.
-        assert!(timeout(PATIENCE, watch.message()).await.unwrap().unwrap().is_some());
+        // The drain has begun, and this stream holds it.
+        until(&mut watch, ServingStatus::NotServing).await;
         serving.signal(name);
         assert_eq!(serving.ended().await.code(), Some(code), "SIG{name}");
     }

@@ -181,9 +181,12 @@ async fn open(config: &Config) -> Result<Engines, OpenError> {
 }
 
 fn options(config: &Config, roles: &Roles) -> Result<NodeOptions, ServeError> {
-    let issuers = config.issuers.iter().map(issuer).collect::<Result<_, _>>()?;
-    let mut options = NodeOptions::new(Keys::load(config)?, issuers);
+    let asked = roles.contains(Role::Directory);
+    let issuers = config.issuers.iter().filter(|_| asked).map(issuer).collect::<Result<_, _>>()?;
+    let mut options = NodeOptions::new(Keys::load(config, roles)?, issuers);
     options.roles = roles.each();
+    // A quorum of a cluster has every row that it answered for.
+    options.replay = config.engines == config::Engines::Embedded;
     options.listen = listen(&config.listen);
     options.tls = keys::load_tls(config)?;
     options.link_advertise = config.link.advertise.clone();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::{Config, Engines, Issuer, Mechanism, Roles, Scope};
 use crate::cli::Overrides;
+use crate::keys;
 use crate::node::Role;
 
 /// Batches of records are up to about 1 MiB and one more record. What is larger than the budget is never taken.
@@ -283,18 +284,20 @@ impl Config {
                 lacking.extend(self.engines_in_clear().into_iter().filter(|_| !overrides.allow_plaintext));
             }
         }
-        if self.tls.cert_file.is_none() && !overrides.allow_plaintext {
+        let listens = roles.each().into_iter().any(|role| role != Role::Fanout);
+        if listens && self.tls.cert_file.is_none() && !overrides.allow_plaintext {
             lacking.push(Lacking::Certificate);
         }
         if self.issuers.is_empty() && roles.contains(Role::Directory) && !overrides.allow_no_issuer {
             lacking.push(Lacking::Issuer);
         }
-        let keys = [
-            ("session.keys_file", &self.session.keys_file, "the session keys"),
-            ("authority.key_file", &self.authority.key_file, "the authority's seed"),
-            ("link.key_file", &self.link.key_file, "the key of the link"),
+        let files = [
+            (keys::SESSION, &self.session.keys_file, "the session keys"),
+            (keys::AUTHORITY, &self.authority.key_file, "the authority's seed"),
+            (keys::LINK, &self.link.key_file, "the key of the link"),
         ];
-        let absent = keys.into_iter().filter(|(_, file, _)| file.is_none());
+        let needed = |key: &str| roles.each().into_iter().any(|role| keys::needed(role).contains(&key));
+        let absent = files.into_iter().filter(|(key, file, _)| file.is_none() && needed(key));
         lacking.extend(absent.map(|(key, _, what)| Lacking::Key { key, what }));
         if lacking.is_empty() { Ok(()) } else { Err(Refused(lacking)) }
     }

@@ -148,6 +148,8 @@ pub struct NodeOptions {
     pub presence_limits: wardline_presence::Limits,
     /// How long streams and calls under way may take to end in a drain.
     pub grace: Duration,
+    /// Whether a start waits for the replay of what a crash left undone: for stores that may be behind the log.
+    pub replay: bool,
     /// Is told how the roles are. Of roles that nobody lists there before, [`Node::start`] does.
     pub health: Health,
 }
@@ -170,6 +172,7 @@ impl NodeOptions {
             presence_timings: wardline_presence::Timings::default(),
             presence_limits: wardline_presence::Limits::default(),
             grace: Duration::from_secs(5),
+            replay: true,
             health: Health::default(),
         }
     }
@@ -191,6 +194,14 @@ pub enum StartError {
     /// An engine holds what cannot be served from.
     #[error("an engine cannot be used: {0}")]
     Engine(#[from] Failure),
+    /// The process was not given a key.
+    #[error("{role} cannot do without `{key}`")]
+    Key {
+        /// Whose.
+        role: &'static str,
+        /// Which.
+        key: &'static str,
+    },
     /// The configuration of a role is not valid.
     #[error("{role}: {problem}")]
     Role {
@@ -241,8 +252,8 @@ pub struct Node {
 impl Node {
     /// Starts the roles. While an engine is away it waits, as long as it takes, and the roles are listed as not serving; drop
     /// the future to give up. No port is open before everything that was in the topic `directory` is known here, so that no
-    /// revoked device is let in, and before an instance that folds `conversations` has replayed what a crash left undone, so
-    /// that nobody is told that something is missing that the log holds.
+    /// revoked device is let in, and, if asked for, before an instance that folds `conversations` has replayed what a crash left
+    /// undone, so that nobody is told that something is missing that the log holds.
     pub async fn start(over: Over, options: NodeOptions) -> Result<Self, StartError> {
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         // A start that is given up leaves nothing behind.
@@ -263,7 +274,9 @@ impl Node {
         };
         if options.roles.contains(&Role::Fanout) {
             roles::fanout(&parts, &options);
-            replay::folded(&parts.over, Topic::Conversations).await?;
+            if options.replay {
+                replay::folded(&parts.over, Topic::Conversations).await?;
+            }
         }
         for role in &options.roles {
             match role {

@@ -18,6 +18,7 @@ use wardline_runtime::revocations::Revocations;
 use wardline_runtime::serve::{self, Bound};
 
 use super::needs::{self, Shared};
+use crate::keys;
 use super::{Fault, NodeOptions, Over, Role, StartError};
 
 /// How many conversations' heads and rosters an instance caches.
@@ -31,7 +32,7 @@ pub struct Parts {
     pub(super) over: Over,
     pub(super) members: Members,
     pub(super) revocations: Revocations,
-    pub(super) authenticator: Authenticator,
+    authenticator: Option<Authenticator>,
     pub(super) drain: CancellationToken,
     pub(super) stop: CancellationToken,
     pub(super) listeners: TaskTracker,
@@ -51,12 +52,12 @@ impl Parts {
         let conversations = Arc::clone(&over.stores.conversations);
         let members = Members::new(conversations, MEMBERS_CACHED, MEMBERS_FRESH, over.clock.clone());
         let revocations = Revocations::follow(Arc::clone(&over.log), stop.clone()).await?;
-        let authenticator = Authenticator {
-            keys: Arc::clone(&options.keys.session),
+        let authenticator = options.keys.session.clone().map(|keys| Authenticator {
+            keys,
             revocations: revocations.clone(),
             registry: Arc::clone(&over.registry),
             clock: over.clock.clone(),
-        };
+        });
         let (listeners, folds, health) = (TaskTracker::new(), TaskTracker::new(), options.health.clone());
         let parts = Self { over, members, revocations, authenticator, drain, stop, listeners, folds, fault, health };
         parts.look_after_engines(&options.roles);
@@ -88,9 +89,14 @@ impl Parts {
         }
     }
 
+    /// Knows callers by their sessions.
+    pub(super) fn authenticator(&self, role: Role) -> Result<Authenticator, StartError> {
+        self.authenticator.clone().ok_or(StartError::Key { role: role.name(), key: keys::SESSION })
+    }
+
     /// Sessions are needed for everything but `open`.
-    pub(super) fn auth(&self, open: &'static [&'static str]) -> AuthLayer {
-        AuthLayer { authenticator: self.authenticator.clone(), open }
+    pub(super) fn auth(&self, role: Role, open: &'static [&'static str]) -> Result<AuthLayer, StartError> {
+        Ok(AuthLayer { authenticator: self.authenticator(role)?, open })
     }
 
     /// Binds and serves the public until the drain. The address is known when this answers.

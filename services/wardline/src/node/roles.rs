@@ -16,6 +16,7 @@ use wardline_runtime::health::Cause;
 use super::parts::{self, Parts, Services};
 use super::watched::watched;
 use super::{NodeOptions, Role, StartError};
+use crate::keys;
 
 type Addresses = BTreeMap<&'static str, SocketAddr>;
 
@@ -25,7 +26,7 @@ pub(super) async fn ingest(parts: &Parts, options: &NodeOptions, to: &mut Addres
         stores: parts.over.stores.clone(),
         members: parts.members.clone(),
         revocations: parts.revocations.clone(),
-        authenticator: parts.authenticator.clone(),
+        authenticator: parts.authenticator(Role::Ingest)?,
         registry: Arc::clone(&parts.over.registry),
         audit: parts.audit(Role::Ingest),
         clock: parts.over.clock.clone(),
@@ -33,7 +34,7 @@ pub(super) async fn ingest(parts: &Parts, options: &NodeOptions, to: &mut Addres
     let role = wardline_ingest::Ingest::new(deps, options.ingest.clone(), parts.drain.clone());
     let services =
         Services { routes: Routes::new(role.service()), names: &[conversation_service_server::SERVICE_NAME] };
-    let address = parts.listen(Role::Ingest, options.listen.ingest, services, parts.auth(&[]), options).await?;
+    let address = parts.listen(Role::Ingest, options.listen.ingest, services, parts.auth(Role::Ingest, &[])?, options).await?;
     to.insert("ingest", address);
     Ok(())
 }
@@ -53,11 +54,11 @@ pub(super) async fn presence(
         stores: parts.over.stores.clone(),
         registry: Arc::clone(&parts.over.registry),
         members: parts.members.clone(),
-        authenticator: parts.authenticator.clone(),
+        authenticator: parts.authenticator(Role::Presence)?,
         revocations: parts.revocations.clone(),
         clock: parts.over.clock.clone(),
         audit: parts.audit(Role::Presence),
-        link_key: wardline_presence::LinkKey::new(options.keys.link.clone()),
+        link_key: wardline_presence::LinkKey::new(key(Role::Presence, keys::LINK, &options.keys.link)?),
     };
     let link = parts::bind("link", options.listen.link).await?;
     let mut role_options = wardline_presence::Options::new(link_address(link.address, options)?);
@@ -72,7 +73,7 @@ pub(super) async fn presence(
     tell(parts, role.health());
     let public = Routes::new(role.delivery_service());
     let public = Services { routes: public, names: &[delivery_service_server::SERVICE_NAME] };
-    let address = parts.listen(Role::Presence, options.listen.presence, public, parts.auth(&[]), options).await?;
+    let address = parts.listen(Role::Presence, options.listen.presence, public, parts.auth(Role::Presence, &[])?, options).await?;
     to.insert("presence", address);
     let (running, stop) = (Arc::clone(&role), parts.stop.clone());
     parts.fold(Role::Presence, async move { running.run(stop).await });
@@ -87,7 +88,7 @@ pub(super) async fn receipt(parts: &Parts, options: &NodeOptions, to: &mut Addre
         audit: parts.audit(Role::Receipt),
     });
     let services = Services { routes: Routes::new(service), names: &[receipt_service_server::SERVICE_NAME] };
-    let address = parts.listen(Role::Receipt, options.listen.receipt, services, parts.auth(&[]), options).await?;
+    let address = parts.listen(Role::Receipt, options.listen.receipt, services, parts.auth(Role::Receipt, &[])?, options).await?;
     to.insert("receipt", address);
     let deps = parts.consumer(Role::Receipt);
     let fold = wardline_receipt::run(deps, wardline_receipt::Options::default(), parts.stop.clone());
@@ -103,14 +104,14 @@ pub(super) async fn directory(parts: &Parts, options: &NodeOptions, to: &mut Add
         registry: Arc::clone(&parts.over.registry),
         clock: parts.over.clock.clone(),
         audit: parts.audit(Role::Directory),
-        sessions: Arc::clone(&options.keys.session),
+        sessions: key(Role::Directory, keys::SESSION, &options.keys.session)?,
         revocations: parts.revocations.clone(),
         issuers: options.issuers.clone(),
-        authority: Arc::new(options.keys.authority.clone()),
+        authority: Arc::new(key(Role::Directory, keys::AUTHORITY, &options.keys.authority)?),
         limits: options.directory_limits,
         info: wardline_directory::Info::default(),
     });
-    let auth = parts.auth(wardline_directory::OPEN);
+    let auth = parts.auth(Role::Directory, wardline_directory::OPEN)?;
     let names = &[session_service_server::SERVICE_NAME, directory_service_server::SERVICE_NAME];
     let services = Services { routes: role.routes(), names };
     let address = parts.listen(Role::Directory, options.listen.directory, services, auth, options).await?;
@@ -118,6 +119,11 @@ pub(super) async fn directory(parts: &Parts, options: &NodeOptions, to: &mut Add
     let (fold, stop) = (parts.consumer(Role::Directory), parts.stop.clone());
     parts.fold(Role::Directory, async move { role.follow_revocations(fold, stop).await });
     Ok(())
+}
+
+/// A key that the role cannot do without.
+fn key<K: Clone>(role: Role, key: &'static str, given: &Option<K>) -> Result<K, StartError> {
+    given.clone().ok_or(StartError::Key { role: role.name(), key })
 }
 
 /// The role serves while presence says that it does.

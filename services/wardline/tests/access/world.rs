@@ -112,7 +112,7 @@ impl World {
     }
 
     pub async fn start_on(mut cluster: Cluster) -> Self {
-        let sessions = Arc::clone(&cluster.options_mut().keys.session);
+        let sessions = cluster.options_mut().keys.session.clone().unwrap();
         let at = cluster.endpoints(0);
         let urls = [at.directory, at.ingest, at.presence, at.receipt];
         let connect = |url| Endpoint::from_shared(url).unwrap().connect_lazy();
