@@ -125,7 +125,8 @@ impl Presence {
         let service = PresenceLinkServiceServer::new(service)
             .max_decoding_message_size(LINK_FRAME_BYTES)
             .max_encoding_message_size(LINK_FRAME_BYTES);
-        let gate = LinkGate { key: self.deps.link_key.clone(), clock: self.deps.clock.clone() };
+        let (key, clock, options) = (self.deps.link_key.clone(), self.deps.clock.clone(), &self.owner.options);
+        let gate = LinkGate::new(key, clock, &options.link_address, &options.peers);
         InterceptedService::new(service, gate)
     }
 

@@ -22,9 +22,9 @@ use wardline_proto::internal::v1::connect_request::Frame as Up;
 use wardline_proto::internal::v1::connect_response::Frame as Down;
 use wardline_proto::internal::v1::presence_link_service_client::PresenceLinkServiceClient;
 use wardline_proto::internal::v1::{ConnectRequest, ConnectResponse, LinkClose, LinkOpen};
-use wardline_runtime::Counted;
+use wardline_runtime::{Clock, Counted};
 
-use crate::link::LinkPass;
+use crate::link::{LinkKey, LinkPass, authority};
 use crate::measures as names;
 
 /// The largest frame: a batch and one event that came last.
@@ -45,7 +45,8 @@ type Place = tokio::sync::Mutex<Option<Arc<Link>>>;
 
 /// All links of this edge.
 pub(crate) struct Links {
-    pass: LinkPass,
+    key: LinkKey,
+    clock: Clock,
     tls: Option<ClientTlsConfig>,
     frames: usize,
     /// One lock an address, so that one that does not answer holds up nobody else.
@@ -53,8 +54,8 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(pass: LinkPass, tls: Option<ClientTlsConfig>, frames: usize) -> Self {
-        Self { pass, tls, frames, links: Mutex::default() }
+    pub(crate) fn new((key, clock): (LinkKey, Clock), tls: Option<ClientTlsConfig>, frames: usize) -> Self {
+        Self { key, clock, tls, frames, links: Mutex::default() }
     }
 
     /// A client of the link service at an address; connects when first used.
@@ -72,7 +73,9 @@ impl Links {
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(8 << 20)
             .connect_lazy();
-        Ok(PresenceLinkServiceClient::with_interceptor(channel, self.pass.clone())
+        let authority = authority(address).ok_or(LinkDown)?.into();
+        let pass = LinkPass { key: self.key.clone(), clock: self.clock.clone(), authority };
+        Ok(PresenceLinkServiceClient::with_interceptor(channel, pass)
             .max_decoding_message_size(MOST_FRAME_BYTES)
             .max_encoding_message_size(MOST_FRAME_BYTES))
     }

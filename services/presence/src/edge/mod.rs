@@ -26,7 +26,6 @@ use self::locate::Owners;
 use self::streams::Streams;
 pub(crate) use self::streams::follow;
 use crate::Deps;
-use crate::link::LinkPass;
 use crate::owner::Shared;
 
 /// What all devices' streams share.
@@ -49,9 +48,12 @@ impl std::fmt::Debug for Edge {
 
 impl Edge {
     pub(crate) fn new(deps: &Deps, owner: Arc<Shared>) -> Self {
-        let pass = LinkPass { key: deps.link_key.clone(), clock: deps.clock.clone() };
         Self {
-            links: Links::new(pass, owner.options.link_tls.clone(), owner.options.limits.link_frames),
+            links: Links::new(
+                (deps.link_key.clone(), deps.clock.clone()),
+                owner.options.link_tls.clone(),
+                owner.options.limits.link_frames,
+            ),
             owners: Owners::default(),
             streams: Streams::default(),
             owner,
