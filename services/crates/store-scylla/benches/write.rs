@@ -110,7 +110,7 @@ async fn through(stores: &Stores, run: usize) {
     let call = |_| async {
         let mut of = conversation();
         let row = |n: usize| {
-            if n % run == 0 {
+            if n.is_multiple_of(run) {
                 of = conversation();
             }
             let row = message(1, (n % run) as u64 + 1, 1024 - 88);

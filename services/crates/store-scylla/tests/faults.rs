@@ -206,7 +206,7 @@ async fn append_device_log(world: &World, fault: Fault, at: usize) -> bool {
     assert_eq!(direct.append_device_log(won).await.unwrap(), Appended::Applied);
     assert_eq!(direct.append_device_log(lost).await.unwrap(), Appended::KeyTaken);
     assert_eq!(direct.device_by_thumbprint(won.device.thumbprint).await.unwrap().as_ref(), Some(&won.device));
-    assert_eq!(direct.device_log(won.device.user, 0, 9).await.unwrap(), [won.clone()]);
+    assert_eq!(direct.device_log(won.device.user, 0, 9).await.unwrap(), std::slice::from_ref(won));
     assert_eq!(direct.device_log(lost.device.user, 0, 9).await.unwrap(), Vec::<DeviceLogRow>::new());
     assert_eq!(direct.devices(lost.device.user).await.unwrap(), []);
     // What the loser brought besides is free.
