@@ -148,6 +148,7 @@ impl Presence {
             tokio::spawn(keeper::retention(Arc::clone(&self.owner), helpers.clone())),
             tokio::spawn(keeper::gauges(Arc::clone(&self.owner), helpers.clone())),
             tokio::spawn(edge::follow(Arc::clone(&self.edge), helpers.clone())),
+            tokio::spawn(edge::gauges(Arc::clone(&self.edge), helpers.clone())),
             tokio::spawn(report(Arc::clone(&self.owner), helpers.clone())),
         ];
         let ended = fold::run(

@@ -14,6 +14,7 @@ wardline_domain::metrics! {
     EVENTS Counter "wardline_presence_events_total" ["kind"] "Events handed to devices' streams.";
     LATENCY Histogram "wardline_presence_latency_seconds" ["stage"] "Age of a message since ingest accepted it: when its recipients' rows were stored (filed), when it was handed to the stream of a device that had all before it (delivered) or was catching up (caught_up), and when a device that it was pushed to had it safe (acknowledged).";
     LINKS Gauge "wardline_presence_links" ["side"] "Links between instances that are up: those this instance opened (edge) and those opened to it (owner).";
+    LINK_FRAMES Gauge "wardline_presence_link_frames_waiting" ["side"] "Frames that wait on links: from devices on their way up (edge), and for devices on their way down (owner).";
     PARTITIONS Gauge "wardline_presence_partitions" ["state"] "Feeds partitions that are assigned to this instance, and those of them that it owns and serves.";
     ATTACHMENTS Gauge "wardline_presence_attachments" ["phase"] "Devices attached to partitions of this instance: catching up (behind), live, with a full window (full), or told that events are gone (expired).";
     UNACKNOWLEDGED Gauge "wardline_presence_unacknowledged_events" [] "Events sent to attached devices and not acknowledged.";

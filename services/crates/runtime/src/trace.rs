@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: any id of a user, device, conversation or session among the attributes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use http::HeaderMap;
@@ -18,6 +19,14 @@ use wardline_log::trace::{self, TRACEPARENT, TraceParent};
 use wardline_log::{Headers, Topic};
 
 pub use opentelemetry::trace::SpanContext;
+
+/// Whether spans are collected here.
+static COLLECTED: AtomicBool = AtomicBool::new(false);
+
+/// Spans are collected from now on.
+pub(crate) fn collect() {
+    COLLECTED.store(true, Ordering::Relaxed);
+}
 
 /// The scope of every span.
 const SCOPE: &str = "wardline";
@@ -97,22 +106,30 @@ impl Extractor for Metadata<'_> {
 pub(crate) fn call(method: &str, metadata: &HeaderMap) -> Ongoing {
     let parent = if metadata.contains_key(TRACEPARENT) {
         TraceContextPropagator::new().extract_with_context(&Context::new(), &Metadata(metadata))
-    } else {
+    } else if COLLECTED.load(Ordering::Relaxed) {
         Context::new()
+    } else {
+        return Ongoing::default();
     };
-    let name = method.trim_start_matches('/').to_owned();
-    let mut attributes = vec![KeyValue::new("rpc.system", "grpc")];
-    if let Some((service, method)) = name.split_once('/') {
-        attributes.push(KeyValue::new("rpc.service", service.to_owned()));
-        attributes.push(KeyValue::new("rpc.method", method.to_owned()));
+    let name = method.trim_start_matches('/');
+    let call = Ongoing::start(SpanBuilder::from_name(name.to_owned()).with_kind(SpanKind::Server), &parent);
+    if let Some(context) = &call.0 {
+        let span = context.span();
+        span.set_attribute(KeyValue::new("rpc.system", "grpc"));
+        if let Some((service, method)) = name.split_once('/') {
+            span.set_attribute(KeyValue::new("rpc.service", service.to_owned()));
+            span.set_attribute(KeyValue::new("rpc.method", method.to_owned()));
+        }
     }
-    let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server).with_attributes(attributes);
-    Ongoing::start(builder, &parent)
+    call
 }
 
 /// Begins a trace for one message of a stream: a stream's own span would hold thousands of messages in one trace. It is
 /// linked to the stream's, if that is sampled.
 pub fn streamed(name: &'static str, stream: Option<&SpanContext>) -> Ongoing {
+    if !COLLECTED.load(Ordering::Relaxed) {
+        return Ongoing::default();
+    }
     let links = stream.map(|stream| Link::new(stream.clone(), Vec::new(), 0)).into_iter().collect();
     let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server).with_links(links);
     Ongoing::start(builder, &Context::new())

@@ -58,6 +58,13 @@ impl Links {
         Self { key, clock, tls, frames, links: Mutex::default() }
     }
 
+    /// Frames of devices that wait on all links. One that is being opened has none.
+    pub(crate) fn frames_waiting(&self) -> usize {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = links.values().filter_map(|place| place.try_lock().ok()?.clone());
+        open.map(|link| link.up.max_capacity() - link.up.capacity()).sum()
+    }
+
     /// A client of the link service at an address; connects when first used.
     pub(crate) fn client(&self, address: &str) -> Result<Client, LinkDown> {
         let mut endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| LinkDown)?;

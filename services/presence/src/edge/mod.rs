@@ -13,6 +13,7 @@ mod upward;
 
 use std::sync::Arc;
 
+use metrics::gauge;
 use tokio_util::sync::CancellationToken;
 use wardline_domain::UserId;
 use wardline_log::Topic;
@@ -26,7 +27,8 @@ use self::locate::Owners;
 use self::streams::Streams;
 pub(crate) use self::streams::follow;
 use crate::Deps;
-use crate::owner::Shared;
+use crate::measures as names;
+use crate::owner::{Shared, keeper};
 
 /// What all devices' streams share.
 pub(crate) struct Edge {
@@ -66,5 +68,13 @@ impl Edge {
 
     fn feeds_partition(&self, user: UserId) -> u32 {
         self.owner.log.partitions(Topic::Feeds).partition_of(user.as_bytes())
+    }
+}
+
+/// Sets the gauges until `stop`.
+pub(crate) async fn gauges(edge: Arc<Edge>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(keeper::WATCH_EVERY);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        gauge!(names::LINK_FRAMES, "side" => "edge").set(edge.links.frames_waiting() as f64);
     }
 }

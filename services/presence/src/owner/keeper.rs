@@ -25,7 +25,7 @@ use crate::measures as names;
 /// Users announced at once.
 const ANNOUNCED_AT_ONCE: usize = 1024;
 /// Between two looks at what the gauges say.
-const WATCH_EVERY: Duration = Duration::from_secs(2);
+pub(crate) const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 /// Appends claims, ends what may not be served.
 pub(crate) async fn claims(shared: Arc<Shared>, stop: CancellationToken) {
@@ -154,6 +154,7 @@ pub(crate) async fn gauges(shared: Arc<Shared>, stop: CancellationToken) {
         gauge!(names::UNACKNOWLEDGED).set(census.unacknowledged as f64);
         gauge!(names::RING_EVENTS).set(census.ring_events as f64);
         gauge!(names::RING_BYTES).set(census.ring_bytes as f64);
+        gauge!(names::LINK_FRAMES, "side" => "owner").set(shared.frames_waiting() as f64);
         shared.receipts.watch();
         shared.reads.watch();
     }

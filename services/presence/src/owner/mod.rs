@@ -28,11 +28,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wardline_domain::{Position, UserId};
 use wardline_log::{EventLog, Topic};
+use wardline_proto::internal::v1::ConnectResponse;
 use wardline_registry::Registry;
 use wardline_runtime::Clock;
 use wardline_runtime::members::Members;
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     reclaim: Notify,
     announce: Notify,
     health: watch::Sender<Health>,
+    /// The queues of the links to edges, for the metrics.
+    links: Mutex<Vec<mpsc::WeakSender<ConnectResponse>>>,
     pub(crate) messages: Messages,
 }
 
@@ -134,6 +137,7 @@ impl Shared {
             reclaim: Notify::new(),
             announce: Notify::new(),
             health,
+            links: Mutex::default(),
             messages: Messages::new(),
         }
     }
@@ -168,6 +172,22 @@ impl Shared {
             let passed = |sent: Sent| Some(Sent { from: trace::passed(DELIVERY, sent.from, sent.at)?, ..sent });
             message.sent = message.sent.and_then(passed);
         }
+    }
+
+    /// A link to an edge is up.
+    fn linked(&self, queue: &mpsc::Sender<ConnectResponse>) {
+        lock(&self.links).push(queue.downgrade());
+    }
+
+    /// Frames that wait on the links to edges.
+    fn frames_waiting(&self) -> usize {
+        let mut frames = 0;
+        lock(&self.links).retain(|queue| {
+            let queue = queue.upgrade();
+            frames += queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity());
+            queue.is_some()
+        });
+        frames
     }
 
     fn owned(&self) -> Vec<Owned> {

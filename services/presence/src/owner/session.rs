@@ -51,6 +51,7 @@ impl PresenceLinkService for LinkService {
         request: Request<Streaming<ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let (out, down) = mpsc::channel(self.shared.options.limits.link_frames);
+        self.shared.linked(&out);
         let session = Session {
             shared: Arc::clone(&self.shared),
             out,

@@ -25,6 +25,7 @@ pub(super) async fn open(dir: &Path, settings: &Embedded, clock: Clock) -> Resul
     }
     let stores = open_stores(store_dir, settings.store_cache_bytes).await.map_err(engine("store"))?;
     let log = wardline_log::embedded::open(log_options(log_dir, settings)).await.map_err(engine("log"))?;
+    let log = wardline_log::measured(log);
     let registry = Arc::new(InProcess::new(Arc::new({
         let clock = clock.clone();
         move || clock.now()

@@ -18,6 +18,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tracing_subscriber::EnvFilter;
 
 use self::export::Exporting;
+use crate::trace;
 
 /// How long one batch may take to the collector.
 const EXPORT_PATIENCE: Duration = Duration::from_secs(10);
@@ -136,6 +137,7 @@ fn export_to(traces: Traces) -> Result<(SdkTracerProvider, Exporting), InitError
         .with_span_processor(queue)
         .build();
     global::set_tracer_provider(provider.clone());
+    trace::collect();
     Ok((provider, exporting))
 }
 
