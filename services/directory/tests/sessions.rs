@@ -11,6 +11,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use wardline_directory::Limits;
 use wardline_log::{Event, FetchLimits, Group, Start, Topic};
+use wardline_proto::internal::v1::AuditRecord;
 use wardline_proto::v1;
 
 #[tokio::test]
@@ -153,7 +154,7 @@ async fn only_who_is_known_gets_an_audit_record_of_each_refusal() {
             }
             Event::Revoked(_) => {}
             Event::Records { records, .. } => {
-                let records = records.into_iter().map(|record| Sum::decode(record.payload).unwrap());
+                let records = records.into_iter().map(|record| AuditRecord::decode(record.payload).unwrap());
                 found.extend(records.filter(|record| !record.allowed).map(|record| (record.reason, record.count)));
             }
         }
@@ -161,17 +162,6 @@ async fn only_who_is_known_gets_an_audit_record_of_each_refusal() {
     found.sort();
     let expected = [("ACCESS_TOKEN_INVALID", 1), ("DPOP_INVALID", 0), ("DPOP_INVALID", 1), ("USER_UNKNOWN", 0)];
     assert_eq!(found, expected.map(|(reason, count)| (reason.to_owned(), count)), "0: a record of its own");
-}
-
-/// An audit record as far as a count is concerned.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Sum {
-    #[prost(bool, tag = "4")]
-    allowed: bool,
-    #[prost(string, tag = "5")]
-    reason: String,
-    #[prost(uint64, tag = "10")]
-    count: u64,
 }
 
 #[tokio::test]

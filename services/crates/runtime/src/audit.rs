@@ -84,6 +84,7 @@ impl Audit {
             user_id: id(user.as_ref().map(UserId::as_bytes)),
             device_id: id(device.as_ref().map(DeviceId::as_bytes)),
             subject_id: id(subject),
+            count: 0,
         }
     }
 
@@ -123,9 +124,6 @@ fn key_of(caller: Option<&Caller>) -> [u8; 16] {
     user.or(caller.tenant.map(|tenant| *tenant.as_bytes())).unwrap_or_default()
 }
 
-/// The field of an [`AuditRecord`] that says for how many refusals it stands; absent, it stands for one.
-const COUNT: u32 = 10;
-
 /// Refusals of callers nobody knows: one record an action, reason and interval says how many there were.
 ///
 /// The record is written at the end of the interval that the first refusal began, and what is counted when the process ends
@@ -160,8 +158,7 @@ impl Counted {
     fn record(&self, action: &'static str, reason: Reason) {
         let counted = self.counts.lock().unwrap_or_else(PoisonError::into_inner).remove(&(action, reason));
         let Some(count) = counted else { return };
-        let mut payload = self.audit.decision(action, None, None, Err(reason)).encode_to_vec();
-        prost::encoding::uint64::encode(COUNT, &count, &mut payload);
-        self.audit.append([0; 16], payload.into());
+        let record = AuditRecord { count, ..self.audit.decision(action, None, None, Err(reason)) };
+        self.audit.append([0; 16], record.encode_to_vec().into());
     }
 }
