@@ -5,6 +5,8 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,16 +20,21 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use prost::Message as _;
 use support::{ByHand, Member, agreed_with_receipts, another, conversation, eventually, members};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 use wardline::measured::TABLES;
 use wardline_client::ConversationId;
 use wardline_domain::metric::Metric;
 use wardline_proto::v1;
+use wardline_proto::v1::session_service_client::SessionServiceClient;
 use wardline_runtime::exposition::{self, Exposition};
 use wardline_runtime::telemetry::{self, Guard, Traces};
 use wardline_testbed::cluster::{Cluster, TENANTS};
 use wardline_testbed::people::PATIENCE;
+use wardline_testbed::process::Process;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/docs/metrics.md");
 const SEND: &str = "wardline.v1.ConversationService/Send";
@@ -48,6 +55,18 @@ impl TraceService for Collector {
 }
 
 impl Collector {
+    /// Serves in the runtime that it is called in. Answers with its endpoint, too.
+    fn start() -> (Self, String) {
+        let collector = Self::default();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
+        let service = TraceServiceServer::new(collector.clone());
+        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        (collector, endpoint)
+    }
+
     fn spans(&self) -> Vec<Span> {
         let kept = self.0.lock().unwrap();
         let resources = kept.iter().flat_map(|request| &request.resource_spans);
@@ -77,13 +96,7 @@ static TELEMETRY: LazyLock<Telemetry> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let entered = runtime.enter();
     let exposition = exposition::install(TABLES).unwrap();
-    let collector = Collector::default();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
-    let service = TraceServiceServer::new(collector.clone());
-    runtime.spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    let (collector, endpoint) = Collector::start();
     let traces = telemetry::start_traces(Traces {
         endpoint,
         ca_pem: None,
@@ -329,6 +342,75 @@ fn each_metric_is_its_own_and_is_named_by_the_rules() {
         assert_eq!(name.ends_with("_total"), metric.kind.name() == "counter", "{name}");
         assert!(metric.help.ends_with('.') && !metric.help.contains('|'), "{name} would break the page's table");
     }
+}
+
+fn channel(url: &str) -> Channel {
+    Endpoint::from_shared(url.to_owned()).unwrap().connect_lazy()
+}
+
+/// What an HTTP server answers to a GET.
+async fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// The binary as an operator runs it: it tells when it is ready, what it does, and at its end what it has not told yet.
+#[tokio::test]
+async fn a_process_tells_on_its_admin_port_and_its_last_spans_at_its_end() {
+    let (collector, endpoint) = Collector::start();
+    let dir = tempfile::tempdir().unwrap();
+    let secret = |name: &str| {
+        let file = dir.path().join(name);
+        let mut open = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file).unwrap();
+        writeln!(open, "{}", "5a".repeat(32)).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let (session, authority, link) = (secret("session"), secret("authority"), secret("link"));
+    let data = dir.path().join("data").to_str().unwrap().to_owned();
+    let any = "127.0.0.1:0";
+    let variables = [
+        ("WARDLINE_DATA_DIR", data.as_str()),
+        ("WARDLINE_SESSION__KEYS_FILE", &session),
+        ("WARDLINE_AUTHORITY__KEY_FILE", &authority),
+        ("WARDLINE_LINK__KEY_FILE", &link),
+        ("WARDLINE_TELEMETRY__OTLP_ENDPOINT", &endpoint),
+        ("WARDLINE_TELEMETRY__SAMPLE_RATIO", "1.0"),
+        ("WARDLINE_ADMIN__LISTEN", any),
+        ("WARDLINE_LISTEN__INGEST", any),
+        ("WARDLINE_LISTEN__PRESENCE", any),
+        ("WARDLINE_LISTEN__RECEIPT", any),
+        ("WARDLINE_LISTEN__DIRECTORY", any),
+        ("WARDLINE_LISTEN__PRESENCE_LINK", any),
+    ];
+    let arguments = ["serve", "all", "--allow-plaintext", "--allow-no-issuer", "--log", "info"];
+    let mut process = Process::start(Path::new(env!("CARGO_BIN_EXE_wardline")), arguments, &variables).unwrap();
+    let line = process.diagnosed(|line| line.contains("\"addresses\"")).await.unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let (admin, addresses) = (line["admin"].as_str().unwrap(), line["addresses"].as_str().unwrap());
+    let (_, directory) = addresses.split_once("\"directory\": ").unwrap();
+    let directory = directory.split([',', '}']).next().unwrap();
+
+    eventually("the instance to be ready", async || {
+        get(admin, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
+    let mut sessions = SessionServiceClient::new(channel(&format!("http://{directory}")));
+    sessions.get_server_info(v1::GetServerInfoRequest {}).await.unwrap();
+    let metrics = get(admin, "/metrics").await;
+    let counted = "wardline_rpc_requests_total{method=\"/wardline.v1.SessionService/GetServerInfo\",code=\"OK\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
+    process.signal("TERM").await.unwrap();
+    assert!(process.ended().await.unwrap().status.success());
+
+    let told = collector.spans();
+    assert!(told.iter().any(|span| span.name == "wardline.v1.SessionService/GetServerInfo"), "its last span is lost");
+    let resource = collector.0.lock().unwrap()[0].resource_spans[0].resource.clone().unwrap();
+    let known = |key: &str| resource.attributes.iter().any(|attribute| attribute.key == key);
+    assert!(["service.name", "service.version", "service.instance.id", "wardline.roles"].into_iter().all(known));
 }
 
 /// The names in a file's code.

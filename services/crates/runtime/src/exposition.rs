@@ -22,7 +22,7 @@ const BYTES: [f64; 8] = [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_0
 const COUNTS: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
 
 /// How often observations are gathered into their buckets, so that their memory is bounded while nobody scrapes.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Why metrics cannot be set up.
 #[derive(Debug, thiserror::Error)]

@@ -30,11 +30,10 @@ impl Progress {
 
     /// A batch was given out. What is done already is given out again at a start.
     pub(super) fn given(&mut self, batch: &[LogRecord]) {
-        let Some((first, last)) = batch.first().zip(batch.last()) else { return };
-        if after(last.position) > self.next {
-            self.end = self.end.max(after(last.position));
-            self.waiting.push_back((last.position, first.appended_at));
-        }
+        let first = batch.iter().find(|record| record.position.as_u64() >= self.next);
+        let Some((first, last)) = first.zip(batch.last()) else { return };
+        self.end = self.end.max(after(last.position));
+        self.waiting.push_back((last.position, first.appended_at));
     }
 
     /// Everything through here is done.
@@ -96,6 +95,7 @@ mod tests {
         progress.given(&batch(9..=14));
         progress.given(&batch(15..=24));
         assert_eq!((progress.lag(), progress.batches()), (15, 2));
+        assert_eq!(progress.oldest(), Some(Timestamp::from_micros(10)), "what is done does not wait");
         progress.done(at(14));
         assert_eq!(progress.oldest(), Some(Timestamp::from_micros(15)));
         progress.done(at(24));
