@@ -4,9 +4,12 @@
 //! Deliberately absent: certainty. The owner itself says whether it is one.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt as _;
+use tonic::transport::Uri;
 use wardline_domain::Position;
 use wardline_proto::internal::v1::LocateRequest;
 use wardline_registry::Owner;
@@ -15,6 +18,11 @@ use super::Edge;
 
 /// Instances asked at once.
 const ASKED_AT_ONCE: usize = 4;
+
+/// Instances asked in all.
+const MOST_ASKED: usize = 64;
+/// How long a name may take to be resolved.
+const RESOLVE: Duration = Duration::from_secs(1);
 
 /// The highest term seen of each partition.
 #[derive(Debug, Default)]
@@ -50,7 +58,8 @@ impl Edge {
         if let Some(owner) = self.owner.registry.owner(partition).await.ok().flatten().filter(fits) {
             return Some(owner);
         }
-        let asked = self.owner.options.peers.iter().cloned().map(|peer| self.ask(peer, partition));
+        let peers = futures::future::join_all(self.owner.options.peers.iter().map(|peer| instances(peer))).await;
+        let asked = peers.into_iter().flatten().take(MOST_ASKED).map(|peer| self.ask(peer, partition));
         let answers = futures::stream::iter(asked).buffer_unordered(ASKED_AT_ONCE);
         let answers: Vec<Option<Owner>> = answers.collect().await;
         answers.into_iter().flatten().filter(fits).max_by_key(|owner| owner.term)
@@ -63,6 +72,19 @@ impl Edge {
             tokio::time::timeout(self.owner.options.timings.open_timeout, asking).await.ok()?.ok()?.into_inner();
         Some(Owner { term: Position::from_u64(answer.term), address: answer.address })
     }
+}
+
+/// The instances that a peer's address stands for: a name may have several addresses, and each is another instance.
+async fn instances(peer: &str) -> Vec<String> {
+    let named = || vec![peer.to_owned()];
+    let Ok(uri) = peer.parse::<Uri>() else { return named() };
+    let (Some(scheme), Some(host), Some(port)) = (uri.scheme_str(), uri.host(), uri.port_u16()) else { return named() };
+    let found = tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await;
+    let mut found: Vec<SocketAddr> = found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
+    found.sort_unstable();
+    found.dedup();
+    // The one behind a name is asked by the name, which its certificate has.
+    if found.len() < 2 { named() } else { found.into_iter().map(|at| format!("{scheme}://{at}")).collect() }
 }
 
 #[cfg(test)]
@@ -78,5 +100,13 @@ mod tests {
         assert!(owners.saw(3, Position::from_u64(9)));
         assert!(owners.saw(4, Position::from_u64(1)));
         assert_eq!(owners.term(3), Position::from_u64(9));
+    }
+
+    /// What names one instance, or nothing that can be found, is asked as it is written.
+    #[tokio::test]
+    async fn one_instance_is_asked_as_it_is_written() {
+        for peer in ["http://127.0.0.1:7405", "https://[::1]:7405", "http://no-such-instance.invalid:7405", "nonsense"] {
+            assert_eq!(instances(peer).await, [peer]);
+        }
     }
 }
