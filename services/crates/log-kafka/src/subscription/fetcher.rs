@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
@@ -23,6 +23,9 @@ use crate::options::{Options, TOPIC_MESSAGE_BYTES};
 
 /// How long a broker may take to tell a partition's extent. Health learns no later that it does not.
 const ASK: Duration = Duration::from_secs(5);
+
+/// How long until a broker is asked again that does not lead a partition, or does not know of it yet.
+const LEADER_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a partition's queue holds at least, whatever its share of the budget: smaller fetches cost more than they save.
 const LEAST_QUEUE_BYTES: u32 = 256 << 10;
@@ -141,9 +144,17 @@ impl Fetcher {
         }
     }
 
+    /// Asks again while the partition's leader changes.
     fn extent(&self, index: u32) -> Result<Extent, Failure> {
-        let asked = self.consumer.fetch_watermarks(&self.source.name, native(index)?, ASK);
-        let (low, high) = asked.map_err(|error| not_applied(&error))?;
+        let (partition, deadline) = (native(index)?, Instant::now() + ASK);
+        let (low, high) = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.consumer.fetch_watermarks(&self.source.name, partition, left) {
+                Ok(extent) => break extent,
+                Err(error) if is_of_leader(&error) && left > LEADER_PAUSE => std::thread::sleep(LEADER_PAUSE),
+                Err(error) => return Err(not_applied(&error)),
+            }
+        };
         let offset = |offset| u64::try_from(offset).map_err(|_| unavailable("the broker told no extent"));
         Ok(Extent { oldest: offset(low)?, end: offset(high)? })
     }
@@ -178,6 +189,13 @@ impl Fetcher {
         list.add_partition_offset(&self.source.name, native(index)?, offset).map_err(|error| not_applied(&error))?;
         Ok(list)
     }
+}
+
+/// Whether it passes when the partition has its leader, as it does not just after a topic was created or a broker went.
+fn is_of_leader(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{FencedLeaderEpoch, LeaderNotAvailable, NotLeaderForPartition, UnknownLeaderEpoch};
+    let transient = [LeaderNotAvailable, NotLeaderForPartition, FencedLeaderEpoch, UnknownLeaderEpoch];
+    error.rdkafka_error_code().is_some_and(|code| transient.contains(&code))
 }
 
 /// What a partition holds: from the oldest to below the end.
