@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use support::eventually;
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
@@ -19,12 +20,13 @@ use tonic_health::pb::health_client::HealthClient;
 use wardline::config::Embedded;
 use wardline::engines::Engines;
 use wardline::keys::Keys;
-use wardline::node::{Node, NodeOptions, Over, Role};
-use wardline_domain::{Cause, Failure, UserId};
+use wardline::node::{Fault, Node, NodeOptions, Over, Role};
+use wardline_domain::{Cause, Digest, Failure, Position, UserId};
 use wardline_log::laws::{Faults as LogFaults, Faulty, Switch as LogSwitch};
 use wardline_registry::{Allowance, Owner, Presence, Rate, Registry};
 use wardline_runtime::Clock;
 use wardline_runtime::health::{self, Health};
+use wardline_store::checkpoints::Checkpoint;
 use wardline_store::laws::faulty::{Faults as StoreFaults, Switch as StoreSwitch, faulty_with_switch};
 use wardline_testbed::people::PATIENCE;
 
@@ -216,6 +218,21 @@ async fn no_role_stops_serving_for_the_registry() {
     let noticed = async || node.health().causes("ingest").contains(&health::Cause::Registry).then_some(());
     timeout(TOLD_WITHIN, eventually("the registry to be missed", noticed)).await.unwrap();
     all(node.health(), true, Duration::ZERO).await;
+    world.end(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_whose_fold_halted_does_not_serve() {
+    let world = World::new().await;
+    // The log ends long before: it is not the one that the checkpoint was made on.
+    let elsewhere = Position::new(9, 0).unwrap();
+    let checkpoint = Checkpoint { position: elsewhere, digest: Digest::default(), marks: Bytes::new() };
+    world.over.stores.checkpoints.put(("conversations", 0), &checkpoint).await.unwrap();
+    let mut node = Node::start(world.over.clone(), world.options.clone()).await.unwrap();
+    let fault = timeout(PATIENCE, node.fault()).await.unwrap();
+    assert!(matches!(fault, Fault::Halted { role: "fanout", .. }), "{fault}");
+    timeout(PATIENCE, node.health().until("receipt", true)).await.unwrap();
+    assert!(node.health().causes("fanout").contains(&health::Cause::Fold), "it serves without its fold");
     world.end(node).await;
 }
 

@@ -18,6 +18,7 @@ use wardline_client::{AccessTokens, Admin, Endpoints, Error};
 use wardline_domain::TenantId;
 use wardline_runtime::Clock;
 use wardline_runtime::caller::Scopes;
+use wardline_runtime::health::Health;
 
 use crate::people::{People, Tokens};
 
@@ -94,7 +95,9 @@ impl Cluster {
 
     /// One more instance; answers with its number.
     pub async fn add_node(&mut self) -> Result<usize, StartError> {
-        let node = Node::start(self.over.clone(), self.options.clone()).await?;
+        // Each instance tells of itself.
+        let options = NodeOptions { health: Health::default(), ..self.options.clone() };
+        let node = Node::start(self.over.clone(), options).await?;
         self.nodes.push(Some(node));
         Ok(self.nodes.len() - 1)
     }

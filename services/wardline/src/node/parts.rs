@@ -151,12 +151,14 @@ impl Parts {
 
     /// Runs a fold until the stop; a halt is a fault of the instance.
     pub(super) fn fold(&self, role: Role, run: impl Future<Output = fold::Ended> + Send + 'static) {
-        let fault = self.fault.clone();
+        let (fault, stop, reporter) = (self.fault.clone(), self.stop.clone(), self.health.role(role.name()));
         self.folds.spawn(async move {
             match run.await {
                 fold::Ended::Stopped => {}
                 ended @ fold::Ended::Halted { .. } => {
+                    let _halted = reporter.condition(Cause::Fold);
                     let _ = fault.send(Fault::Halted { role: role.name(), ended }).await;
+                    stop.cancelled().await;
                 }
             }
         });
