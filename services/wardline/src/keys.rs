@@ -241,6 +241,8 @@ mod tests {
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt as _;
 
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     fn written(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
@@ -277,14 +279,26 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_one_line() {
+        for (text, password) in [("s3cret\n", Some("s3cret")), ("with space", Some("with space")), ("\n", None), ("a\nb\n", None)] {
+            let (_dir, file) = written(text, 0o600);
+            let read = read_password(&file).ok();
+            assert_eq!(read.as_ref().map(|read| read.expose_secret()), password, "{text:?}");
+        }
+        let (_dir, file) = written("s3cret", 0o644);
+        assert!(matches!(read_password(&file), Err(KeyError::Exposed { .. })));
+    }
+
+    #[test]
     fn development_keys_are_made_once_and_only_their_owner_reads_them() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("dev");
         let first = Keys::load_or_make(&dir).unwrap();
         let again = Keys::load_or_make(&dir).unwrap();
-        assert_eq!(first.authority.to_bytes(), again.authority.to_bytes());
+        let authority = |keys: &Keys| keys.authority.clone().unwrap().to_bytes();
+        assert_eq!(authority(&first), authority(&again));
         assert_eq!(first.link, again.link);
-        assert_ne!(first.link.as_slice(), first.authority.to_bytes());
+        assert_ne!(first.link.clone().unwrap().as_slice(), authority(&first));
         assert_eq!(format!("{first:?}"), "Keys");
         for entry in std::fs::read_dir(&dir).unwrap() {
             assert_eq!(entry.unwrap().metadata().unwrap().mode() & 0o777, 0o600);

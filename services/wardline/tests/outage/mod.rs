@@ -199,7 +199,7 @@ const PARTITION: Partition = Partition { topic: Topic::Conversations, index: 0 }
 fn keys(disk: &Path) -> String {
     let keys = Keys::load_or_make(&disk.join("dev")).unwrap();
     let issuer = Issuer::load_or_make(&disk.join("dev"), "https://issuer.invalid", Clock::system()).unwrap();
-    format!("{:?} {}", keys.authority.verifying_key().as_bytes(), issuer.jwks())
+    format!("{:?} {}", keys.authority.unwrap().verifying_key().as_bytes(), issuer.jwks())
 }
 
 async fn packages_left(stores: &Stores) -> u32 {
