@@ -1,20 +1,20 @@
 //! The law: however often the server is killed, every message that a device queued reaches every device of every member
 //! exactly once in effect, in one order, and receipts end up saying just that.
 //!
-//! Real processes, SIGKILL, the kernel's own disk. What a power cut takes beyond that is the subject of `power_cut`.
+//! Real processes, SIGKILL, the kernel's own disk; a cluster's engines instead when `WARDLINE_TEST_ENGINES` names them. What a
+//! power cut takes beyond that is the subject of `power_cut`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
-
-mod team;
 
 use std::path::Path;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use team::{Failed, Progress, Team};
 use tokio::time::Instant;
+use wardline_testbed::engines::Engines;
 use wardline_testbed::server::Server;
+use wardline_testbed::team::{self, Failed, Progress, Team};
 
 const TEAMS: usize = 3;
 const USERS: usize = 5;
@@ -33,8 +33,9 @@ async fn no_kill_loses_repeats_or_reorders_anything() {
     let seed = team::seed();
     println!("seed {seed}");
     let dir = tempfile::tempdir().unwrap();
-    let mut server =
-        Server::start(Path::new(env!("CARGO_BIN_EXE_wardline")), &dir.path().join("data"), None).await.unwrap();
+    let engines = Engines::configured().unwrap().fresh().await.unwrap();
+    let binary = Path::new(env!("CARGO_BIN_EXE_wardline"));
+    let mut server = Server::start_over(binary, &dir.path().join("data"), engines).await.unwrap();
     let run = run(seed, &mut server, dir.path()).await;
     team::conclude(seed, run.map_err(|failed| format!("{failed}\n{}", server.last_words()).into()));
 }

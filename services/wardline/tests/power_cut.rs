@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod outage;
-mod team;
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,10 +13,10 @@ use std::time::Duration;
 use outage::Bed;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use team::{Failed, Progress, Team};
 use tokio::time::Instant;
 use wardline_testbed::forgetful::Forgetful;
 use wardline_testbed::server::Server;
+use wardline_testbed::team::{self, Failed, Progress, Team};
 
 const USERS: usize = 3;
 const READERS: usize = 2;
@@ -184,6 +183,6 @@ fn a_start_that_was_cut_off_can_be_started_again() {
             bed.cut_within(&disk, "open", Duration::from_millis(random.random_range(1..500)));
         }
         let opened = bed.answer(&disk, "open");
-        assert_eq!(opened.as_deref(), Some("open"), "to see it again: WARDLINE_SEED={seed}");
+        assert_eq!(opened.as_deref(), Some("open"), "to see it again: WARDLINE_TEST_SEED={seed}");
     }
 }

@@ -526,7 +526,7 @@ static void drop_torn_tail(void) {
 }
 
 static void __attribute__((constructor)) start(void) {
-    const char *directory = getenv("WARDLINE_FORGETFUL_WATCHED"), *journal = getenv("WARDLINE_FORGETFUL_JOURNAL");
+    const char *directory = getenv("WARDLINE_TEST_FORGETFUL_WATCHED"), *journal = getenv("WARDLINE_TEST_FORGETFUL_JOURNAL");
     if (!directory || !journal) return;
     void *stub = mmap((void *)STUB_ADDRESS, 4096, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);

@@ -129,6 +129,16 @@ impl Process {
     }
 }
 
+/// Takes each variable that configures Wardline out of a process's environment, by `remove`: what the test runs with must
+/// not reach what it starts.
+pub fn without_configuration(mut remove: impl FnMut(&OsStr)) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with(wardline::config::PREFIX) {
+            remove(&name);
+        }
+    }
+}
+
 /// Sends a signal, such as `TERM`, to one process.
 pub async fn signal(id: u32, name: &str) -> io::Result<()> {
     let sent = Command::new("kill").arg("-s").arg(name).arg(id.to_string()).status().await?;

@@ -12,14 +12,19 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use wardline_client::Endpoints;
 
+use crate::engines::Fresh;
 use crate::forgetful::Forgetful;
 use crate::forwarder::Forwarder;
 use crate::people::{People, Tokens};
+use crate::process;
 
 /// How often a starting server is looked at.
 const POLL: Duration = Duration::from_millis(10);
 /// How long it may take to start.
 const START: Duration = Duration::from_secs(60);
+
+/// What is told when nobody asks for more or less.
+const FILTER: &str = "info,wardline=debug";
 
 /// A `wardline dev` process without demonstration.
 pub struct Server {
@@ -27,6 +32,7 @@ pub struct Server {
     data: PathBuf,
     diagnostics: PathBuf,
     filter: &'static str,
+    engines: Option<Fresh>,
     fronts: [Forwarder; 4],
     disk: Option<Forgetful>,
     child: Option<Child>,
@@ -45,7 +51,15 @@ const SERVICES: [&str; 4] = ["directory", "ingest", "presence", "receipt"];
 impl Server {
     /// Runs `binary` over `data`. Diagnostics of all its runs go to one file beside it.
     pub async fn start(binary: &Path, data: &Path, disk: Option<Forgetful>) -> io::Result<Self> {
-        Self::start_telling(binary, data, disk, "info,wardline=debug").await
+        Self::start_telling(binary, data, disk, FILTER).await
+    }
+
+    /// Runs `binary` over `engines`, and over `data` for what they do not hold.
+    pub async fn start_over(binary: &Path, data: &Path, engines: Fresh) -> io::Result<Self> {
+        let mut server = Self::stopped(binary, data, FILTER).await?;
+        server.engines = Some(engines);
+        server.restart().await?;
+        Ok(server)
     }
 
     /// As [`Server::start`], with diagnostics that pass `filter`.
@@ -55,24 +69,30 @@ impl Server {
         disk: Option<Forgetful>,
         filter: &'static str,
     ) -> io::Result<Self> {
+        let mut server = Self::stopped(binary, data, filter).await?;
+        server.disk = disk;
+        server.restart().await?;
+        Ok(server)
+    }
+
+    async fn stopped(binary: &Path, data: &Path, filter: &'static str) -> io::Result<Self> {
         let fronts = [
             Forwarder::start().await?,
             Forwarder::start().await?,
             Forwarder::start().await?,
             Forwarder::start().await?,
         ];
-        let mut server = Self {
+        Ok(Self {
             binary: binary.to_owned(),
             data: data.to_owned(),
             diagnostics: data.with_extension("diagnostics"),
             filter,
+            engines: None,
             fronts,
-            disk,
+            disk: None,
             child: None,
             issuer: None,
-        };
-        server.restart().await?;
-        Ok(server)
+        })
     }
 
     /// Starts it again over the same data, and leads the fronts to it.
@@ -93,6 +113,12 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        process::without_configuration(|name| {
+            command.env_remove(name);
+        });
+        if let Some(engines) = &self.engines {
+            command.envs(engines.variables(&self.data)?);
+        }
         if let Some(disk) = &self.disk {
             disk.command_env(&mut command);
         }

@@ -31,11 +31,11 @@ use crate::node::{Fault, Listen, Node, NodeOptions, StartError};
 use crate::signals;
 
 /// The tenant of every development deployment.
-const TENANT: TenantId = TenantId::from_bytes(*b"wardline-dev-org");
+pub const TENANT: TenantId = TenantId::from_bytes(*b"wardline-dev-org");
 /// What the issuer calls itself. It names no place, so that it stays the same when ports change.
 pub const ISSUER: &str = "https://issuer.wardline-dev.invalid";
 /// The issuer of whoever runs the deployment.
-const OPERATOR: &str = "https://operator.wardline-dev.invalid";
+pub const OPERATOR: &str = "https://operator.wardline-dev.invalid";
 /// Cipher suites: MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519 and MLS_128_DHKEMP256_AES128GCM_SHA256_P256.
 const SUITES: [u16; 2] = [1, 2];
 /// How long a step of the demonstration may take.
@@ -148,7 +148,7 @@ pub async fn run(args: DevArgs, config: Config) -> Result<(), DevError> {
     let mut node = Node::start(over, options).await?;
     let mut running = running(&node, issuer_address);
     table(&args.data_dir, &running);
-    make_tenant(&running.addresses(), &operator).await?;
+    make_tenant(&running.addresses().endpoints, &operator).await.map_err(DevError::Tenant)?;
     running.write(&args.data_dir)?;
 
     let outcome = tokio::select! {
@@ -235,9 +235,10 @@ impl AccessTokens for Minted {
     }
 }
 
-async fn make_tenant(at: &Addresses, operator: &Issuer) -> Result<(), DevError> {
-    let admin = Admin::new(&at.endpoints, Arc::new(Minted(operator.clone()))).map_err(DevError::Tenant)?;
-    admin.create_tenant(TENANT, &[ISSUER.to_owned()], &SUITES).await.map_err(DevError::Tenant)
+/// Makes [`TENANT`] with [`ISSUER`], or finds it made.
+pub async fn make_tenant(at: &Endpoints, operator: &Issuer) -> Result<(), wardline_client::Error> {
+    let admin = Admin::new(at, Arc::new(Minted(operator.clone())))?;
+    admin.create_tenant(TENANT, &[ISSUER.to_owned()], &SUITES).await
 }
 
 async fn demonstrate(args: &DevArgs, running: &mut Running) -> Result<(), DevError> {

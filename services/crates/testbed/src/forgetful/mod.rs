@@ -109,8 +109,8 @@ impl Forgetful {
     pub fn command_env(&self, command: &mut Command) {
         command
             .env("LD_PRELOAD", &self.library)
-            .env("WARDLINE_FORGETFUL_WATCHED", &self.watched)
-            .env("WARDLINE_FORGETFUL_JOURNAL", &self.journal);
+            .env("WARDLINE_TEST_FORGETFUL_WATCHED", &self.watched)
+            .env("WARDLINE_TEST_FORGETFUL_JOURNAL", &self.journal);
     }
 
     /// Takes back everything that no sync has covered. The recorded process must be dead and waited for.

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -20,14 +21,15 @@ use wardline_client::{
 use wardline_proto::convert::ids;
 use wardline_proto::v1;
 use wardline_proto::v1::receipt_service_client::ReceiptServiceClient;
-use wardline_testbed::ledger::{Finding, Held, Ledger};
-use wardline_testbed::people::{PATIENCE, People, Person};
+
+use crate::ledger::{Finding, Held, Ledger};
+use crate::people::{PATIENCE, People, Person};
 
 /// Whatever kept a run from its end, in words.
-pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
+pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// The environment's name for a seed, to see a run again.
-const SEED: &str = "WARDLINE_SEED";
+pub const SEED: &str = "WARDLINE_TEST_SEED";
 
 /// How often the service is asked.
 const LOOK: Duration = Duration::from_millis(50);
@@ -36,32 +38,38 @@ const LOOK: Duration = Duration::from_millis(50);
 const BURST: usize = 3;
 
 /// A new seed, or the one that is asked for.
-pub(crate) fn seed() -> u64 {
+pub fn seed() -> u64 {
     std::env::var(SEED).ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| rand::rng().random())
 }
 
 /// Panics with the seed when a run failed.
 #[track_caller]
-pub(crate) fn conclude(seed: u64, run: Result<(), Failed>) {
+pub fn conclude(seed: u64, run: Result<(), Failed>) {
     if let Err(failed) = run {
         panic!("{failed}\nto see it again: {SEED}={seed}");
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here is left half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// How many messages have got their place, over all teams.
-pub(crate) struct Progress {
+#[derive(Debug)]
+pub struct Progress {
     sequenced: watch::Sender<usize>,
     silence: Mutex<(Instant, Duration)>,
 }
 
 impl Progress {
     /// Nothing yet.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self { sequenced: watch::Sender::new(0), silence: Mutex::new((Instant::now(), Duration::ZERO)) }
     }
 
     fn add(&self, count: usize) {
-        let mut silence = self.silence.lock().unwrap();
+        let mut silence = locked(&self.silence);
         silence.1 = silence.1.max(silence.0.elapsed());
         silence.0 = Instant::now();
         drop(silence);
@@ -69,7 +77,7 @@ impl Progress {
     }
 
     /// Waits until so many have.
-    pub(crate) async fn reaches(&self, count: usize) -> Result<(), Failed> {
+    pub async fn reaches(&self, count: usize) -> Result<(), Failed> {
         let mut sequenced = self.sequenced.subscribe();
         let reached = tokio::time::timeout(PATIENCE, sequenced.wait_for(|sequenced| *sequenced >= count)).await;
         reached.map_err(|_| format!("the load stands: {} of {count} sequenced", *self.sequenced.borrow()))??;
@@ -77,21 +85,33 @@ impl Progress {
     }
 
     /// The longest time in which none did, while some were waiting to.
-    pub(crate) fn longest_silence(&self) -> Duration {
-        self.silence.lock().unwrap().1
+    pub fn longest_silence(&self) -> Duration {
+        locked(&self.silence).1
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 /// One conversation and its people.
-pub(crate) struct Team {
+pub struct Team {
     conversation: ConversationId,
     devices: Vec<((UserId, DeviceId), Device)>,
     sent: Mutex<BTreeSet<ContentId>>,
 }
 
+impl std::fmt::Debug for Team {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Team({} devices)", self.devices.len())
+    }
+}
+
 impl Team {
     /// Enrols `users` with two devices each, and gathers them all in one conversation.
-    pub(crate) async fn gather(people: &People, users: usize) -> Result<Self, Failed> {
+    pub async fn gather(people: &People, users: usize) -> Result<Self, Failed> {
         let mut enrolling = JoinSet::new();
         for number in 0..users {
             let people = people.clone();
@@ -113,18 +133,12 @@ impl Team {
     }
 
     /// How many devices it has.
-    pub(crate) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.devices.len()
     }
 
     /// Each device sends `messages` texts, a few at a time; `readers` of them read along.
-    pub(crate) async fn talk(
-        &self,
-        messages: usize,
-        readers: usize,
-        seed: u64,
-        progress: &Progress,
-    ) -> Result<(), Failed> {
+    pub async fn talk(&self, messages: usize, readers: usize, seed: u64, progress: &Progress) -> Result<(), Failed> {
         let reading: Vec<_> = self.devices.iter().take(readers).map(|(_, device)| self.read_along(device)).collect();
         let sending = self.devices.iter().enumerate().map(|(number, (_, device))| async move {
             let mut random = StdRng::seed_from_u64(seed ^ number as u64);
@@ -143,12 +157,7 @@ impl Team {
     }
 
     async fn say(&self, device: &Device, burst: usize) -> Result<(), Failed> {
-        let queue = |_| {
-            let mut sent = self.sent.lock().unwrap();
-            let content = device.send_text(self.conversation, format!("note {}", sent.len()))?;
-            sent.insert(content);
-            Ok::<_, wardline_client::Error>(content)
-        };
+        let queue = |number| self.queue(device, format!("note {number}"));
         let queued: Vec<_> = (0..burst).map(queue).collect::<Result<_, _>>()?;
         for content in queued {
             device.wait_sequenced(self.conversation, content, PATIENCE).await?;
@@ -156,12 +165,32 @@ impl Team {
         Ok(())
     }
 
-    fn read_along(&self, device: &Device) -> Reading {
+    /// Queues a text on a device of this team, for the ledger to look for afterwards.
+    pub(crate) fn queue(&self, device: &Device, text: String) -> Result<ContentId, wardline_client::Error> {
+        // Held until the content is noted: nobody may count what was sent in between.
+        let mut sent = locked(&self.sent);
+        let content = device.send_text(self.conversation, text)?;
+        sent.insert(content);
+        Ok(content)
+    }
+
+    /// Its devices.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.iter().map(|(_, device)| device)
+    }
+
+    pub(crate) fn read_along(&self, device: &Device) -> Reading {
         let (device, mut incoming) = (device.clone(), device.incoming());
         let task = tokio::spawn(async move {
-            while let Ok(told) = incoming.recv().await {
-                if let Incoming::Message(entry) = told {
-                    device.mark_read(entry.conversation, entry.sequence).unwrap();
+            loop {
+                let entry = match incoming.recv().await {
+                    Ok(Incoming::Message(entry)) => entry,
+                    // A later message marks those that were missed as well.
+                    Ok(_) | Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Closed) => return,
+                };
+                if let Err(error) = device.mark_read(entry.conversation, entry.sequence) {
+                    tracing::warn!(%error, "a mark was not kept");
                 }
             }
         });
@@ -172,8 +201,8 @@ impl Team {
     ///
     /// # Errors
     /// What is not as promised, when it does not become so.
-    pub(crate) async fn converges(&self, readers: usize, endpoints: &Endpoints) -> Result<(), Failed> {
-        let sent = self.sent.lock().unwrap().len();
+    pub async fn converges(&self, readers: usize, endpoints: &Endpoints) -> Result<(), Failed> {
+        let sent = locked(&self.sent).len();
         for (_, device) in &self.devices {
             let has_all = device.wait_for("all messages", PATIENCE, |view| {
                 let history = view.history(self.conversation)?;
@@ -220,7 +249,7 @@ impl Team {
 
     /// What all devices have now.
     fn ledger(&self) -> Result<Ledger, Failed> {
-        let mut ledger = Ledger { sent: self.sent.lock().unwrap().clone(), ..Ledger::default() };
+        let mut ledger = Ledger { sent: locked(&self.sent).clone(), ..Ledger::default() };
         for (key, device) in &self.devices {
             let held = device.view(|view| {
                 Ok(Held {
@@ -248,7 +277,8 @@ impl Team {
 }
 
 /// A device that reads along until this is dropped.
-struct Reading(AbortHandle);
+#[derive(Debug)]
+pub(crate) struct Reading(AbortHandle);
 
 impl Drop for Reading {
     fn drop(&mut self) {
