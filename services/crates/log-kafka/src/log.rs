@@ -1,7 +1,7 @@
 //! The engine: appends through `producer`, follows through `subscription`.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -15,7 +15,7 @@ use wardline_log::{
 use crate::budget::Budget;
 use crate::failure::{blocking, corrupt};
 use crate::options::{Environment, Options};
-use crate::producer::{self, Producer, Target};
+use crate::producer::{self, Lane, Producer};
 use crate::subscription::{Leaving, Reader};
 use crate::topics;
 
@@ -39,18 +39,12 @@ pub async fn open_in(options: Options, environment: Environment) -> Result<Arc<d
     Ok(Arc::new(log))
 }
 
-/// A topic, as the engine meets it again and again.
-struct Place {
-    name: String,
-    /// One lock a partition, which keeps batches together.
-    lanes: Vec<Mutex<()>>,
-}
-
 struct Kafka {
     options: Arc<Options>,
     budget: Arc<Budget>,
     producer: Producer,
-    places: Vec<Place>,
+    /// Of each topic, a lane for each partition.
+    lanes: Vec<Vec<Arc<Lane>>>,
     leaving: Leaving,
 }
 
@@ -65,12 +59,8 @@ impl Kafka {
         let producer = Producer::start(settings, move || {
             metrics::gauge!("wardline_log_in_flight_bytes").set(f64::from(gauged.used()));
         })?;
-        let place = |topic| Place {
-            name: options.topic_name(topic),
-            lanes: (0..options.count(topic).get()).map(|_| Mutex::default()).collect(),
-        };
-        let places = Topic::ALL.into_iter().map(place).collect();
-        Ok(Self { options: Arc::new(options), budget, producer, places, leaving: Leaving::default() })
+        let lanes = Topic::ALL.into_iter().map(|topic| lanes(&options, topic)).collect::<Result<_, _>>()?;
+        Ok(Self { options: Arc::new(options), budget, producer, lanes, leaving: Leaving::default() })
     }
 
     fn send(
@@ -79,16 +69,19 @@ impl Kafka {
         to: Partition,
         batch: &[NewRecord],
     ) -> Result<tokio::sync::oneshot::Receiver<Result<Vec<Position>, Failure>>, Failure> {
-        let place = self.places.get(topic_index(to.topic)).ok_or_else(no_such_partition)?;
-        let lane = place.lanes.get(to.index as usize).ok_or_else(no_such_partition)?;
-        let target = Target {
-            topic: to.topic,
-            name: &place.name,
-            partition: i32::try_from(to.index).map_err(|_| no_such_partition())?,
-            incarnation: self.options.incarnations.of(to.topic),
-        };
-        self.producer.append(lane, target, batch, permit)
+        let lanes = self.lanes.get(topic_index(to.topic)).ok_or_else(no_such_partition)?;
+        let lane = lanes.get(to.index as usize).ok_or_else(no_such_partition)?;
+        self.producer.append(lane, batch, permit)
     }
+}
+
+fn lanes(options: &Options, topic: Topic) -> Result<Vec<Arc<Lane>>, Failure> {
+    let (name, incarnation) = (Arc::from(options.topic_name(topic)), options.incarnations.of(topic));
+    let lane = |index| {
+        let partition = i32::try_from(index).map_err(|_| no_such_partition())?;
+        Ok(Arc::new(Lane::new(topic, Arc::clone(&name), partition, incarnation)))
+    };
+    (0..options.count(topic).get()).map(lane).collect()
 }
 
 #[async_trait]

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use wardline_domain::partition::PartitionCount;
 use wardline_domain::{Failure, Position};
 use wardline_log::{
-    Appended, EventLog, FetchLimits, Group, NewRecord, Partition, Permit, Refused, Subscription, Topic,
+    Appended, Event, EventLog, FetchLimits, Group, NewRecord, Partition, Permit, Refused, Start, Subscription, Topic,
 };
 use wardline_log_kafka::{Environment, Options, migrate, open_in};
 
@@ -149,4 +149,38 @@ pub fn record(payload: impl Into<Bytes>) -> NewRecord {
 pub fn append(log: &dyn EventLog, to: Partition, payload: impl Into<Bytes>) -> Appended {
     let permit = log.reserve(NonZeroU32::MIN).unwrap();
     log.append(permit, to, vec![record(payload)])
+}
+
+/// Appends until it is acknowledged, which may make it stand there more than once.
+pub async fn insist(log: &dyn EventLog, to: Partition, payload: &str) -> Position {
+    within(async {
+        loop {
+            match append(log, to, payload.to_owned()).await {
+                Ok(positions) => return positions[0],
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    })
+    .await
+}
+
+/// What the records of a partition hold, up to one that holds `last`.
+pub async fn read_to(log: &dyn EventLog, of: Partition, last: &str) -> Vec<String> {
+    within(async {
+        let mut subscription = log.subscribe(Group::Everyone, of.topic, FetchLimits::default()).await.unwrap();
+        let mut read = Vec::new();
+        while read.last().is_none_or(|read| read != last) {
+            match subscription.next().await.unwrap() {
+                Event::Assigned(index) if index == of.index => {
+                    subscription.start(index, Start::Oldest).await.unwrap();
+                }
+                Event::Records { records, .. } => {
+                    read.extend(records.iter().map(|record| String::from_utf8_lossy(&record.payload).into_owned()));
+                }
+                _ => {}
+            }
+        }
+        read
+    })
+    .await
 }

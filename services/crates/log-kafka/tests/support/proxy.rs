@@ -2,7 +2,6 @@
 //! tell of addresses, so that clients stay behind it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -15,6 +14,8 @@ enum Mode {
     Passing,
     /// What clients send gets nowhere, and nothing is answered; connections stand.
     Silent,
+    /// Connections end as soon as they begin.
+    Refusing,
 }
 
 pub struct Proxy {
@@ -22,7 +23,6 @@ pub struct Proxy {
     mode: watch::Sender<Mode>,
     /// Raised to end all connections that stand.
     cut: watch::Sender<u64>,
-    requests: Arc<AtomicU64>,
 }
 
 /// Address of a broker as its answers hold it, and the port that stands there instead.
@@ -46,21 +46,22 @@ impl Proxy {
             addresses: listeners.iter().map(|(listener, _)| listener.local_addr().unwrap().to_string()).collect(),
             mode: watch::Sender::new(Mode::Passing),
             cut: watch::Sender::new(0),
-            requests: Arc::default(),
         };
         for (listener, broker) in listeners {
             let (places, mode, cut) = (Arc::clone(&places), proxy.mode.subscribe(), proxy.cut.subscribe());
-            let requests = Arc::clone(&proxy.requests);
             tokio::spawn(async move {
                 while let Ok((client, _)) = listener.accept().await {
                     let (broker, places, mode) = (broker.clone(), Arc::clone(&places), mode.clone());
-                    let (mut cut, requests) = (cut.clone(), Arc::clone(&requests));
+                    let mut cut = cut.clone();
                     cut.borrow_and_update();
+                    if *mode.borrow() == Mode::Refusing {
+                        continue;
+                    }
                     tokio::spawn(async move {
                         tokio::select! {
                             biased;
                             _ = cut.changed() => {}
-                            () = carry(client, &broker, &places, mode, &requests) => {}
+                            () = carry(client, &broker, &places, mode) => {}
                         }
                     });
                 }
@@ -79,6 +80,12 @@ impl Proxy {
         self.mode.send_replace(Mode::Silent);
     }
 
+    /// From now on the brokers are as if their processes were gone.
+    pub fn refuse(&self) {
+        self.mode.send_replace(Mode::Refusing);
+        self.cut();
+    }
+
     /// Everything gets through again, on new connections.
     pub fn heal(&self) {
         self.cut();
@@ -89,39 +96,25 @@ impl Proxy {
     pub fn cut(&self) {
         self.cut.send_modify(|count| *count += 1);
     }
-
-    /// How many requests came.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::SeqCst)
-    }
 }
 
-async fn carry(client: TcpStream, broker: &str, places: &Places, mode: watch::Receiver<Mode>, requests: &AtomicU64) {
+async fn carry(client: TcpStream, broker: &str, places: &Places, mode: watch::Receiver<Mode>) {
     let Ok(server) = TcpStream::connect(broker).await else { return };
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let none = Arc::new(Vec::new());
     tokio::select! {
-        () = pump(from_client, to_server, &none, mode.clone(), Some(requests)) => {}
-        () = pump(from_server, to_client, places, mode, None) => {}
+        () = pump(from_client, to_server, &none, mode.clone()) => {}
+        () = pump(from_server, to_client, places, mode) => {}
     }
 }
 
 /// Carries frames (four bytes of length, then the rest) one way.
-async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    places: &Places,
-    mut mode: watch::Receiver<Mode>,
-    requests: Option<&AtomicU64>,
-) {
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, places: &Places, mut mode: watch::Receiver<Mode>) {
     loop {
         let Ok(length) = from.read_u32().await else { return };
         let mut frame = vec![0; length as usize];
         if from.read_exact(&mut frame).await.is_err() {
             return;
-        }
-        if let Some(requests) = requests {
-            requests.fetch_add(1, Ordering::SeqCst);
         }
         if mode.wait_for(|mode| *mode == Mode::Passing).await.is_err() {
             return;
