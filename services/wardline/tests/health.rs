@@ -249,5 +249,6 @@ async fn a_drain_says_so_before_all_else() {
     }
     all(&health, false, Duration::ZERO).await;
     drain.await;
+    all(&health, false, Duration::ZERO).await;
     world.engines.close(Instant::now() + PATIENCE).await.unwrap();
 }

@@ -55,8 +55,8 @@ impl Cause {
     }
 }
 
-/// The number of the condition that a role has begun.
-const START: u64 = 0;
+/// The number of the conditions that are about the role itself.
+const ITSELF: u64 = 0;
 
 /// What is not met, by role.
 type Board = BTreeMap<&'static str, BTreeSet<(Cause, u64)>>;
@@ -72,7 +72,7 @@ struct Shared {
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(Shared { board: watch::Sender::new(Board::new()), next: AtomicU64::new(START + 1) }))
+        Self(Arc::new(Shared { board: watch::Sender::new(Board::new()), next: AtomicU64::new(ITSELF + 1) }))
     }
 }
 
@@ -87,13 +87,18 @@ impl Health {
     pub fn starting(&self, roles: impl IntoIterator<Item = &'static str>) {
         for role in roles {
             self.role(role);
-            self.set(role, Cause::Start, START, false);
+            self.set(role, Cause::Start, ITSELF, false);
         }
     }
 
     /// The role has all it needs to begin.
     pub fn started(&self, role: &'static str) {
-        self.set(role, Cause::Start, START, true);
+        self.set(role, Cause::Start, ITSELF, true);
+    }
+
+    /// The role goes away: it does not serve any more.
+    pub fn draining(&self, role: &'static str) {
+        self.set(role, Cause::Drain, ITSELF, false);
     }
 
     /// Lists a role, or finds it. It serves until it gets a condition that is not met.
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_serves_when_it_has_begun() {
+    fn a_role_serves_from_its_beginning_to_its_drain() {
         let health = Health::default();
         health.starting(["one", "other"]);
         let log = health.role("one").condition(Cause::Log);
@@ -316,6 +321,9 @@ mod tests {
         assert_eq!(health.causes("one"), BTreeSet::from([Cause::Log]));
         log.set(true);
         assert!(serving(&health, "one") && !serving(&health, "other"));
+        health.draining("one");
+        drop(log);
+        assert_eq!(health.causes("one"), BTreeSet::from([Cause::Drain]));
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use wardline_domain::Failure;
 use wardline_log::{EventLog, Topic, fold};
 use wardline_registry::Registry;
 use wardline_runtime::Clock;
-use wardline_runtime::health::{Cause, Condition, Health};
+use wardline_runtime::health::Health;
 use wardline_runtime::serve::{ServeError, Tls};
 use wardline_store::Stores;
 
@@ -315,8 +315,7 @@ impl Node {
     /// Says that it does not serve, takes no new work, tells devices to go elsewhere, lets what is under way end within the
     /// grace, then ends the folds.
     pub async fn drain(self) {
-        let _draining: Vec<Condition> =
-            self.roles.iter().map(|role| self.health.role(role.name()).condition(Cause::Drain)).collect();
+        self.roles.iter().for_each(|role| self.health.draining(role.name()));
         if let Some(presence) = &self.presence {
             presence.drain();
         }
