@@ -11,23 +11,12 @@ pub const TABLES: &[&[Metric]] = &[
     wardline_directory::METRICS,
     wardline_log::METRICS,
     wardline_runtime::METRICS,
+    wardline_log_kafka::METRICS,
     ENGINES,
 ];
 
 /// What the engines of a cluster measure of themselves, beside what is measured of every log.
 const ENGINES: &[Metric] = &[
-    gauge("wardline_log_in_flight_bytes", &[], "Kafka: bytes that wait for durability."),
-    gauge(
-        "wardline_log_lag_records",
-        &["topic", "group", "partition"],
-        "Kafka: records of a partition that are appended and not done, as the brokers tell.",
-    ),
-    counter("wardline_log_producer_rebuilds_total", &[], "Kafka: producers given up after a delivery failed."),
-    counter(
-        "wardline_log_fetch_errors_total",
-        &["topic", "reason"],
-        "Kafka: errors of following a topic, by librdkafka's name.",
-    ),
     histogram("wardline_cql_seconds", &["operation"], "CQL: time that an operation took, its repeats among it."),
     counter(
         "wardline_cql_errors_total",

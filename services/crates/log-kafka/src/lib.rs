@@ -17,11 +17,13 @@ mod budget;
 mod context;
 mod failure;
 mod log;
+mod measures;
 mod options;
 mod producer;
 mod subscription;
 mod topics;
 
 pub use self::log::{open, open_in};
+pub use self::measures::METRICS;
 pub use self::options::{Compression, Environment, Incarnations, Mechanism, Options, Retention, Sasl, Tls};
 pub use self::topics::{Migrated, migrate};

@@ -14,6 +14,7 @@ use wardline_log::{
 
 use crate::budget::Budget;
 use crate::failure::{blocking, corrupt};
+use crate::measures;
 use crate::options::{Environment, Options};
 use crate::producer::{self, Lane, Producer};
 use crate::subscription::{Leaving, Reader};
@@ -57,7 +58,7 @@ impl Kafka {
         let budget = Arc::new(Budget::new(options.budget_bytes));
         let gauged = Arc::clone(&budget);
         let producer = Producer::start(settings, move || {
-            metrics::gauge!("wardline_log_in_flight_bytes").set(f64::from(gauged.used()));
+            metrics::gauge!(measures::IN_FLIGHT).set(f64::from(gauged.used()));
         })?;
         let lanes = Topic::ALL.into_iter().map(|topic| lanes(&options, topic)).collect::<Result<_, _>>()?;
         Ok(Self { options: Arc::new(options), budget, producer, lanes, leaving: Leaving::default() })
@@ -79,7 +80,7 @@ fn lanes(options: &Options, topic: Topic) -> Result<Vec<Arc<Lane>>, Failure> {
     let (name, incarnation) = (Arc::from(options.topic_name(topic)), options.incarnations.of(topic));
     let lane = |index| {
         let partition = i32::try_from(index).map_err(|_| no_such_partition())?;
-        Ok(Arc::new(Lane::new(topic, Arc::clone(&name), partition, incarnation)))
+        Ok(Arc::new(Lane::new(Arc::clone(&name), partition, incarnation)))
     };
     (0..options.count(topic).get()).map(lane).collect()
 }

@@ -35,10 +35,11 @@ use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 use tokio::sync::{Notify, oneshot};
 use wardline_domain::{Cause, Failure, Position};
-use wardline_log::{NewRecord, Permit, Topic};
+use wardline_log::{NewRecord, Permit};
 
 use crate::context;
 use crate::failure::{corrupt, not_applied, unavailable};
+use crate::measures;
 use crate::options::{Options, RECORD_BYTES};
 
 /// How long the thread waits for reports before it looks whether it must end.
@@ -82,7 +83,6 @@ pub(crate) fn settings(options: &Options) -> ClientConfig {
 
 /// One partition, and what is on its way there.
 pub(crate) struct Lane {
-    topic: Topic,
     /// The topic's name on the cluster.
     name: Arc<str>,
     partition: i32,
@@ -114,8 +114,8 @@ enum Known {
 }
 
 impl Lane {
-    pub(crate) fn new(topic: Topic, name: Arc<str>, partition: i32, incarnation: u32) -> Self {
-        Self { topic, name, partition, incarnation, passage: Mutex::default(), holding: AtomicBool::new(false) }
+    pub(crate) fn new(name: Arc<str>, partition: i32, incarnation: u32) -> Self {
+        Self { name, partition, incarnation, passage: Mutex::default(), holding: AtomicBool::new(false) }
     }
 
     fn position(&self, offset: i64) -> Option<Position> {
@@ -328,7 +328,7 @@ impl Shared {
         *state = State::Broken;
         drop(state);
         tracing::warn!(%error, "a delivery failed: the producer is rebuilt");
-        metrics::counter!("wardline_log_producer_rebuilds_total").increment(1);
+        metrics::counter!(measures::REBUILDS).increment(1);
         purge(&native);
     }
 
@@ -403,7 +403,7 @@ fn size(record: &NewRecord) -> usize {
 }
 
 fn send(native: &Native, lane: &Lane, record: &NewRecord, pending: Arc<Pending>) -> Result<(), KafkaError> {
-    let mut new = BaseRecord::with_opaque_to(&*lane.name, pending)
+    let mut new = BaseRecord::with_opaque_to(&lane.name, pending)
         .partition(lane.partition)
         .key(&record.key[..])
         .payload(&record.payload[..]);
@@ -521,7 +521,6 @@ fn failure(error: &KafkaError) -> Failure {
 struct Pending {
     shared: Arc<Shared>,
     lane: Arc<Lane>,
-    began: Instant,
     progress: Mutex<Progress>,
 }
 
@@ -548,12 +547,7 @@ impl Pending {
             failure: None,
             answer: Some((answer, permit)),
         };
-        let pending = Self {
-            shared: Arc::clone(shared),
-            lane: Arc::clone(lane),
-            began: Instant::now(),
-            progress: Mutex::new(progress),
-        };
+        let pending = Self { shared: Arc::clone(shared), lane: Arc::clone(lane), progress: Mutex::new(progress) };
         (Arc::new(pending), answered)
     }
 
@@ -596,13 +590,6 @@ impl Pending {
             Some(failure) => Err(failure),
         };
         drop(progress);
-        let outcome = match &result {
-            Ok(_) => "ok",
-            Err(Failure::NotApplied(_)) => "not_applied",
-            Err(Failure::Unknown(_)) => "unknown",
-        };
-        metrics::histogram!("wardline_log_append_seconds", "topic" => self.lane.topic.name(), "outcome" => outcome)
-            .record(self.began.elapsed().as_secs_f64());
         // The room first: whoever has the answer may use it.
         drop(permit);
         // Whoever does not wait for the answer has it in the log all the same.
@@ -669,7 +656,7 @@ mod tests {
             settings.set("batch.num.messages", "1");
             settings.set("max.in.flight.requests.per.connection", "1");
             let producer = Producer::start(settings, || ()).unwrap();
-            let lane = Arc::new(Lane::new(Topic::Audit, "t".into(), 0, 1));
+            let lane = Arc::new(Lane::new("t".into(), 0, 1));
             Self { cluster, producer, lane, budget: Budget::new(1000) }
         }
 

@@ -67,7 +67,7 @@ pub(super) async fn open(config: &Config, clock: Clock) -> Result<Engines, Clust
     let registry = redis::open(&redis(&config.redis)?)?;
     let stores = answered("cql", || scylla::open(cql.clone())).await.map_err(ClusterError::Cql)?;
     let log = answered("kafka", || kafka::open(kafka.clone())).await.map_err(ClusterError::Kafka)?;
-    Ok(Engines { log, stores, registry: Arc::new(registry), clock, _lock: None })
+    Ok(Engines { log: wardline_log::measured(log), stores, registry: Arc::new(registry), clock, _lock: None })
 }
 
 /// Waits for an engine that is away. One that refuses will refuse again.

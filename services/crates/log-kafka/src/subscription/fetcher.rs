@@ -19,6 +19,7 @@ use super::Source;
 use super::inbox::{Inbox, Term};
 use crate::context;
 use crate::failure::{corrupt, not_applied, unavailable};
+use crate::measures;
 use crate::options::{Options, TOPIC_MESSAGE_BYTES};
 
 /// How long a broker may take to tell a partition's extent. Health learns no later that it does not.
@@ -258,7 +259,7 @@ impl Source {
     #[allow(clippy::cast_precision_loss)]
     pub(super) fn lag(&self, index: u32, records: u64) {
         let (topic, partition) = (self.topic.name(), index.to_string());
-        metrics::gauge!("wardline_log_lag_records", "topic" => topic, "group" => self.group, "partition" => partition)
+        metrics::gauge!(measures::LAG, "topic" => topic, "group" => self.group, "partition" => partition)
             .set(records as f64);
     }
 }

@@ -16,6 +16,7 @@ use super::inbox::Inbox;
 use super::{Leaving, Source};
 use crate::context;
 use crate::failure::{corrupt, unavailable};
+use crate::measures;
 use crate::options::Options;
 
 /// How long it waits for events before it looks whether it must end.
@@ -176,8 +177,7 @@ impl Poller {
 /// What cannot be followed, by librdkafka's name for the reason.
 pub(super) fn count_error(source: &Source, error: &KafkaError) {
     let reason = error.rdkafka_error_code().map_or_else(|| "Other".to_owned(), |code| format!("{code:?}"));
-    metrics::counter!("wardline_log_fetch_errors_total", "topic" => source.topic.name(), "reason" => reason)
-        .increment(1);
+    metrics::counter!(measures::FETCH_ERRORS, "topic" => source.topic.name(), "reason" => reason).increment(1);
 }
 
 /// What the member's client tells.
