@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::between;
+
 /// A server that does not take a connection in this time is passed over.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,10 @@ fn locked(servers: &Mutex<Servers>) -> MutexGuard<'_, Servers> {
 impl Balancer {
     /// Listens on a free port of loopback. Without servers, connections are closed at once.
     pub async fn start() -> io::Result<Self> {
+        between::run(Self::bind()).await
+    }
+
+    async fn bind() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let servers = Arc::<Mutex<Servers>>::default();

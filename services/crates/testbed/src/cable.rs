@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::between;
+
 /// How the way is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -49,6 +51,10 @@ const CHUNKS_UNDER_WAY: usize = 64;
 impl Cable {
     /// Listens on `at` (port 0 for any that is free) and leads to `target`.
     pub async fn start(at: SocketAddr, target: SocketAddr) -> io::Result<Self> {
+        between::run(Self::bind(at, target)).await
+    }
+
+    async fn bind(at: SocketAddr, target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(at).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared { target, way: watch::Sender::new(Way::Open), present: Mutex::default() });

@@ -71,6 +71,10 @@ pub struct FaultArgs {
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
 
+    /// Conversations, of five people, with --short of three, with two devices each [default: 5, with --short 1].
+    #[arg(long, value_name = "N")]
+    pub teams: Option<usize>,
+
     /// Messages per second that all devices together send [default: 6, with --short 4].
     #[arg(long, value_name = "NUMBER")]
     pub rate: Option<f64>,
@@ -210,11 +214,13 @@ fn planned(args: &FaultArgs) -> Result<(deployment::Plan, load::Plan, Vec<Fault>
     let seed = team::seed();
     if args.short {
         let plan = deployment::Plan { fanout: 2, presence: 2, ..deployment::Plan::of_each(1) };
-        let talk = load::Plan { teams: 1, users: 3, readers: 2, rate: args.rate.unwrap_or(4.0), seed };
+        let talk =
+            load::Plan { teams: args.teams.unwrap_or(1), users: 3, readers: 2, rate: args.rate.unwrap_or(4.0), seed };
         return Ok((plan, talk, faults));
     }
     let plan = deployment::Plan { receipt: 2, directory: 2, ..deployment::Plan::of_each(3) };
-    Ok((plan, load::Plan { teams: 5, users: 5, readers: 3, rate: args.rate.unwrap_or(6.0), seed }, faults))
+    let (teams, rate) = (args.teams.unwrap_or(5), args.rate.unwrap_or(6.0));
+    Ok((plan, load::Plan { teams, users: 5, readers: 3, rate, seed }, faults))
 }
 
 async fn strike(

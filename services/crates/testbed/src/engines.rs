@@ -313,4 +313,23 @@ mod tests {
             from(&some).unwrap_err();
         }
     }
+
+    #[tokio::test]
+    async fn a_process_reads_from_its_environment_what_a_file_would_say() {
+        let engines = from(&[
+            ("WARDLINE_TEST_ENGINES", "cluster"),
+            ("WARDLINE_TEST_KAFKA", "127.0.0.1:1,127.0.0.1:2,127.0.0.1:3"),
+            ("WARDLINE_TEST_CQL", "127.0.0.1:4"),
+            ("WARDLINE_TEST_REDIS", "127.0.0.1:5"),
+        ]);
+        let fresh = engines.unwrap().fresh().await.unwrap();
+        let mut written = Config::default();
+        fresh.configure(&mut written, Path::new("unused"));
+        let variables = fresh.variables(Path::new("unused")).unwrap();
+        let read = Config::load(None, variables.into_iter().map(|(name, value)| (name.into(), value.into()))).unwrap();
+        assert_eq!(read, written);
+        assert_eq!((read.kafka.replication, read.kafka.min_insync_replicas, read.cql.replication), (3, 2, 1));
+        let embedded = Engines::Embedded.fresh().await.unwrap();
+        assert!(embedded.variables(Path::new("unused")).unwrap().is_empty());
+    }
 }

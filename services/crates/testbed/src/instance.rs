@@ -22,6 +22,7 @@ use wardline::config::PREFIX;
 use wardline::node::Role;
 
 use crate::balancer::Balancer;
+use crate::between;
 use crate::process;
 
 /// How often a starting process is looked at.
@@ -83,7 +84,7 @@ impl Instance {
         let child = command.spawn()?;
         let (told, ready) = watch::channel(false);
         let stop = CancellationToken::new();
-        tokio::spawn(attend(start.clone(), diagnostics, told, stop.clone()));
+        between::spawn(attend(start.clone(), diagnostics, told, stop.clone()))?;
         Ok(Self { start, child, ready, _attending: stop.drop_guard() })
     }
 

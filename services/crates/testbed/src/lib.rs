@@ -7,6 +7,7 @@
 //! Deliberately absent: expectations. What should have happened is for the tests to say.
 
 pub mod balancer;
+mod between;
 pub mod cable;
 pub mod cluster;
 pub mod command;

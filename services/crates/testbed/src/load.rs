@@ -88,13 +88,7 @@ impl Load {
 
     /// How long devices have waited since this was last asked.
     pub fn waits(&self) -> Waits {
-        let mut state = self.seen.lock();
-        let now = Instant::now();
-        let running = state.last.iter().map(|last| now - *last).max().unwrap_or_default();
-        let mut waits = std::mem::take(&mut state.waits);
-        waits.silence = waits.silence.max(running);
-        state.last.fill(now);
-        waits
+        self.seen.waits()
     }
 
     /// What has gone wrong so far that retries do not mend: a message that a device could not send, or that was refused.
@@ -221,6 +215,16 @@ impl Seen {
         Ok(content)
     }
 
+    fn waits(&self) -> Waits {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let running = state.last.iter().map(|last| now - *last).max().unwrap_or_default();
+        let mut waits = std::mem::take(&mut state.waits);
+        waits.silence = waits.silence.max(running);
+        state.last.fill(now);
+        waits
+    }
+
     fn fails(&self, why: String) {
         self.lock().failure.get_or_insert(why);
     }
@@ -240,5 +244,33 @@ impl Seen {
                 state.arrived.insert(content, now);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn under_way(seen: &Seen, content: ContentId, missing: usize) {
+        let message = UnderWay { since: Instant::now(), missing, probe: true };
+        seen.lock().under_way.insert(content, message);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_are_those_of_the_device_that_waited_longest() {
+        let seen = Seen::new(2);
+        let content = ContentId::from_bytes([1; 16]);
+        under_way(&seen, content, 2);
+        sleep(Duration::from_secs(1)).await;
+        seen.arrives(0, content);
+        sleep(Duration::from_secs(3)).await;
+        assert!(seen.lock().arrived.is_empty());
+        seen.arrives(1, content);
+        sleep(Duration::from_secs(2)).await;
+        // The first device has seen nothing for 5 s now, which is longer than the second one's 4.
+        assert_eq!(seen.waits(), Waits { silence: Duration::from_secs(5), slowest: Duration::from_secs(4) });
+        assert_eq!(seen.waits(), Waits::default());
+        assert!(seen.lock().arrived.contains_key(&content));
+        assert!(seen.lock().under_way.is_empty());
     }
 }
