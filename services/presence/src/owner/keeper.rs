@@ -17,7 +17,7 @@ use wardline_log::{NewRecord, Partition as LogPartition, Topic};
 use wardline_proto::internal::v1 as wire;
 use wardline_registry::{Owner, Presence};
 
-use super::Shared;
+use super::{Owned, Shared};
 use super::partition::Census;
 use super::receipts::append;
 use crate::measures as names;
@@ -44,7 +44,7 @@ pub(crate) async fn claims(shared: Arc<Shared>, stop: CancellationToken) {
             let serving = owned.partition.check();
             shared.served(owned.partition.index, serving);
             if owned.claim_due(now, timings.claim_every, serving) {
-                tokio::spawn(claim(Arc::clone(&shared), owned.partition.index));
+                tokio::spawn(claim(Arc::clone(&shared), owned));
             }
         }
         shared.look(began.elapsed() > timings.claim_every);
@@ -52,7 +52,8 @@ pub(crate) async fn claims(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 /// Appends one claim. A failed one is not repeated here: the next is due soon.
-async fn claim(shared: Arc<Shared>, partition: u32) {
+async fn claim(shared: Arc<Shared>, owned: Owned) {
+    let partition = owned.partition.index;
     let claim = wire::OwnerClaimRecord {
         instance: Bytes::copy_from_slice(&shared.instance),
         address: shared.options.link_address.clone(),
@@ -67,6 +68,7 @@ async fn claim(shared: Arc<Shared>, partition: u32) {
     if let Err(problem) = append(&*shared.log, to, vec![record]).await {
         tracing::warn!(partition, %problem, "a claim was not appended");
     }
+    owned.claim_answered();
 }
 
 /// Tells the registry who owns what.

@@ -98,6 +98,8 @@ pub(crate) struct Owned {
 struct Claimed {
     at: Option<Instant>,
     served: bool,
+    /// One is on its way. While the log takes none, no further one is begun.
+    waiting: bool,
 }
 
 impl Owned {
@@ -105,11 +107,17 @@ impl Owned {
     fn claim_due(&self, now: Instant, every: Duration, serving: bool) -> bool {
         let mut claimed = lock(&self.claimed);
         let pause = if claimed.served && !serving { every / 8 } else { every };
-        let due = claimed.at.is_none_or(|at| now.duration_since(at) >= pause);
+        let due = !claimed.waiting && claimed.at.is_none_or(|at| now.duration_since(at) >= pause);
         if due {
             claimed.at = Some(now);
+            claimed.waiting = true;
         }
         due
+    }
+
+    /// The log has answered the claim, or never will.
+    fn claim_answered(&self) {
+        lock(&self.claimed).waiting = false;
     }
 }
 

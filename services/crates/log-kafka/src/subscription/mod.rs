@@ -232,6 +232,14 @@ fn fetch_failed(source: &Source, index: u32, error: &KafkaError) -> Failure {
              log was cut or created anew. Restore the log, or raise its incarnation, and start again",
             source.name
         )),
+        // librdkafka goes on behind what it cannot read, so going on would leave it out.
+        Some(RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::BadCompression | RDKafkaErrorCode::NotImplemented) => {
+            corrupt(format!(
+                "topic {} holds a batch in partition {index} that cannot be read: {error}. If it is whole on another replica, \
+                 restore it from there; else raise the topic's incarnation after restoring the log",
+                source.name
+            ))
+        }
         _ => not_applied(error),
     }
 }
