@@ -280,7 +280,9 @@ mod tests {
 
     #[test]
     fn a_password_is_one_line() {
-        for (text, password) in [("s3cret\n", Some("s3cret")), ("with space", Some("with space")), ("\n", None), ("a\nb\n", None)] {
+        for (text, password) in
+            [("s3cret\n", Some("s3cret")), ("with space", Some("with space")), ("\n", None), ("a\nb\n", None)]
+        {
             let (_dir, file) = written(text, 0o600);
             let read = read_password(&file).ok();
             assert_eq!(read.as_ref().map(|read| read.expose_secret()), password, "{text:?}");

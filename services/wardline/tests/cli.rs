@@ -50,7 +50,8 @@ fn the_samples_pass_the_check_and_a_misspelt_key_does_not() {
 fn serving_without_what_it_needs_is_refused_before_anything_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
-    let output = run(&["serve", "ingest", "presence", "directory"], &[("WARDLINE_DATA_DIR", data_dir.to_str().unwrap())]);
+    let output =
+        run(&["serve", "ingest", "presence", "directory"], &[("WARDLINE_DATA_DIR", data_dir.to_str().unwrap())]);
     assert_eq!(output.status.code(), Some(1));
     let told = stderr(&output);
     for word in ["wardline serve all", "--allow-plaintext", "session.keys_file", "authority.key_file", "link.key_file"]

@@ -6,9 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use wardline::cli::{Overrides, RoleArg};
-use wardline::config::{
-    Authority, Config, ConfigError, Engines, Lacking, Link, Origin, Roles, Session, What,
-};
+use wardline::config::{Authority, Config, ConfigError, Engines, Lacking, Link, Origin, Roles, Session, What};
 use wardline::node::Role;
 
 const STRICT: Overrides = Overrides { allow_plaintext: false, allow_no_issuer: false };
@@ -180,14 +178,19 @@ fn on_a_cluster_any_roles_may_be_served() {
 
 #[test]
 fn a_role_needs_the_keys_that_it_uses_and_no_other() {
-    let bare = Config { session: Session::default(), authority: Authority::default(), link: Link::default(), ..clustered("") };
+    let bare =
+        Config { session: Session::default(), authority: Authority::default(), link: Link::default(), ..clustered("") };
     let permitted = Overrides { allow_plaintext: true, ..STRICT };
     let lacking = |role| match bare.fit_to_serve(&Roles::of(&[role]), permitted) {
         Ok(()) => Vec::new(),
-        Err(refused) => refused.0.into_iter().map(|lacking| match lacking {
-            Lacking::Key { key, .. } => key,
-            other => panic!("{other}"),
-        }).collect(),
+        Err(refused) => refused
+            .0
+            .into_iter()
+            .map(|lacking| match lacking {
+                Lacking::Key { key, .. } => key,
+                other => panic!("{other}"),
+            })
+            .collect(),
     };
     assert_eq!(lacking(RoleArg::Fanout), Vec::<&str>::new());
     assert_eq!(lacking(RoleArg::Ingest), ["session.keys_file"]);
@@ -219,7 +222,8 @@ fn a_cluster_without_an_engine_s_address_is_refused() {
 
 #[test]
 fn lists_come_from_the_environment_too() {
-    let config = load("", &[("WARDLINE_KAFKA__BROKERS", "[\"a:1\", \"b:2\"]"), ("WARDLINE_TEST_ANYTHING", "x")]).unwrap();
+    let config =
+        load("", &[("WARDLINE_KAFKA__BROKERS", "[\"a:1\", \"b:2\"]"), ("WARDLINE_TEST_ANYTHING", "x")]).unwrap();
     assert_eq!(config.kafka.brokers, ["a:1", "b:2"]);
 }
 

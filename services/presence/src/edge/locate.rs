@@ -105,7 +105,8 @@ mod tests {
     /// What names one instance, or nothing that can be found, is asked as it is written.
     #[tokio::test]
     async fn one_instance_is_asked_as_it_is_written() {
-        for peer in ["http://127.0.0.1:7405", "https://[::1]:7405", "http://no-such-instance.invalid:7405", "nonsense"] {
+        for peer in ["http://127.0.0.1:7405", "https://[::1]:7405", "http://no-such-instance.invalid:7405", "nonsense"]
+        {
             assert_eq!(instances(peer).await, [peer]);
         }
     }

@@ -17,9 +17,9 @@ use wardline_log::{NewRecord, Partition as LogPartition, Topic};
 use wardline_proto::internal::v1 as wire;
 use wardline_registry::{Owner, Presence};
 
-use super::{Owned, Shared};
 use super::partition::Census;
 use super::receipts::append;
+use super::{Owned, Shared};
 use crate::measures as names;
 
 /// Users announced at once.

@@ -93,7 +93,10 @@ fn cluster(config: &Config) -> Vec<(String, String)> {
     let mut refuse = |key: &str, why: &str| problems.push((key.to_owned(), why.to_owned()));
     let (kafka, cql, redis) = (&config.kafka, &config.cql, &config.redis);
     for (key, address) in kafka.brokers.iter().map(|address| ("kafka.brokers", address)).chain(
-        cql.nodes.iter().map(|address| ("cql.nodes", address)).chain((!redis.address.is_empty()).then_some(("redis.address", &redis.address))),
+        cql.nodes
+            .iter()
+            .map(|address| ("cql.nodes", address))
+            .chain((!redis.address.is_empty()).then_some(("redis.address", &redis.address))),
     ) {
         if !is_host_and_port(address) {
             refuse(key, "an address is written host:port");
@@ -107,7 +110,9 @@ fn cluster(config: &Config) -> Vec<(String, String)> {
             refuse(key, "an incarnation is from 1 to 8388607");
         }
     }
-    for (key, name) in [("kafka.prefix", &kafka.prefix), ("cql.keyspace", &cql.keyspace), ("redis.prefix", &redis.prefix)] {
+    for (key, name) in
+        [("kafka.prefix", &kafka.prefix), ("cql.keyspace", &cql.keyspace), ("redis.prefix", &redis.prefix)]
+    {
         if !is_name(name) {
             refuse(key, "is made of 1 to 40 of a-z, 0-9 and _, and begins with a letter");
         }

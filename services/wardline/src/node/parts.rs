@@ -18,8 +18,8 @@ use wardline_runtime::revocations::Revocations;
 use wardline_runtime::serve::{self, Bound};
 
 use super::needs::{self, Shared};
-use crate::keys;
 use super::{Fault, NodeOptions, Over, Role, StartError};
+use crate::keys;
 
 /// How many conversations' heads and rosters an instance caches.
 const MEMBERS_CACHED: usize = 100_000;

@@ -34,7 +34,8 @@ pub(super) async fn ingest(parts: &Parts, options: &NodeOptions, to: &mut Addres
     let role = wardline_ingest::Ingest::new(deps, options.ingest.clone(), parts.drain.clone());
     let services =
         Services { routes: Routes::new(role.service()), names: &[conversation_service_server::SERVICE_NAME] };
-    let address = parts.listen(Role::Ingest, options.listen.ingest, services, parts.auth(Role::Ingest, &[])?, options).await?;
+    let address =
+        parts.listen(Role::Ingest, options.listen.ingest, services, parts.auth(Role::Ingest, &[])?, options).await?;
     to.insert("ingest", address);
     Ok(())
 }
@@ -73,7 +74,9 @@ pub(super) async fn presence(
     tell(parts, role.health());
     let public = Routes::new(role.delivery_service());
     let public = Services { routes: public, names: &[delivery_service_server::SERVICE_NAME] };
-    let address = parts.listen(Role::Presence, options.listen.presence, public, parts.auth(Role::Presence, &[])?, options).await?;
+    let address = parts
+        .listen(Role::Presence, options.listen.presence, public, parts.auth(Role::Presence, &[])?, options)
+        .await?;
     to.insert("presence", address);
     let (running, stop) = (Arc::clone(&role), parts.stop.clone());
     parts.fold(Role::Presence, async move { running.run(stop).await });
@@ -88,7 +91,8 @@ pub(super) async fn receipt(parts: &Parts, options: &NodeOptions, to: &mut Addre
         audit: parts.audit(Role::Receipt),
     });
     let services = Services { routes: Routes::new(service), names: &[receipt_service_server::SERVICE_NAME] };
-    let address = parts.listen(Role::Receipt, options.listen.receipt, services, parts.auth(Role::Receipt, &[])?, options).await?;
+    let address =
+        parts.listen(Role::Receipt, options.listen.receipt, services, parts.auth(Role::Receipt, &[])?, options).await?;
     to.insert("receipt", address);
     let deps = parts.consumer(Role::Receipt);
     let fold = wardline_receipt::run(deps, wardline_receipt::Options::default(), parts.stop.clone());
