@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use wardline_domain::record::{Body, Control};
 use wardline_domain::roster::Roster;
 use wardline_domain::{Cause, ConversationId, DeviceId, Failure, Position, Timestamp, UserId};
-use wardline_log::fold::{self, Fold, Folds};
+use wardline_log::fold::{self, Fold, Folds, Watch};
 use wardline_log::{EventLog, FetchLimits, Headers, LogRecord, NewRecord, Partition, Started, Topic};
 use wardline_proto::convert::{Violation, ids, record};
 use wardline_proto::internal::v1 as wire;
@@ -86,21 +86,8 @@ impl Folds for Spreads {
         Ok(Spread { spreads: Arc::new(spreads), partition })
     }
 
-    async fn revoked(&self, partition: u32, _fold: Spread) {
-        self.health.resumed(partition);
-    }
-
-    fn following(&self, following: bool) {
-        self.health.following(following);
-    }
-
-    fn paused(&self, partition: u32, failure: &Failure) {
-        tracing::warn!(%failure, "revocations wait to be spread");
-        self.health.paused(partition);
-    }
-
-    fn resumed(&self, partition: u32) {
-        self.health.resumed(partition);
+    fn watch(&self) -> &dyn Watch {
+        &self.health
     }
 }
 

@@ -15,7 +15,7 @@ use metrics::gauge;
 use wardline_domain::conversation::{Conversation, Head, Outcome, OutcomeKey, Prior, PriorOutcome, apply};
 use wardline_domain::record::Record;
 use wardline_domain::{Cause, ConversationId, Failure};
-use wardline_log::fold::{Fold, Folds};
+use wardline_log::fold::{Fold, Folds, Watch};
 use wardline_log::{EventLog, Headers, LogRecord, Partition, Started, Topic};
 use wardline_proto::convert::record::decode;
 use wardline_runtime::consumer::{belongs, trace_context};
@@ -83,20 +83,8 @@ impl Folds for Fanout {
         })
     }
 
-    async fn revoked(&self, partition: u32, _fold: PartitionFold) {
-        self.health.resumed(partition);
-    }
-
-    fn following(&self, following: bool) {
-        self.health.following(following);
-    }
-
-    fn paused(&self, partition: u32, _failure: &Failure) {
-        self.health.paused(partition);
-    }
-
-    fn resumed(&self, partition: u32) {
-        self.health.resumed(partition);
+    fn watch(&self) -> &dyn Watch {
+        &self.health
     }
 }
 

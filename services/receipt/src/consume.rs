@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use wardline_domain::{Failure, UserId};
-use wardline_log::fold::{Fold, Folds};
+use wardline_log::fold::{Fold, Folds, Watch};
 use wardline_log::trace::{self, TraceParent};
 use wardline_log::{EventLog, LogRecord, Partition, Started, Topic};
 use wardline_proto::convert::ids::bytes16;
@@ -64,20 +64,8 @@ impl Folds for Receipts {
         Ok(PartitionFold { partition, log: Arc::clone(&self.log), watermarks: Arc::clone(&self.watermarks) })
     }
 
-    async fn revoked(&self, partition: u32, _fold: PartitionFold) {
-        self.health.resumed(partition);
-    }
-
-    fn following(&self, following: bool) {
-        self.health.following(following);
-    }
-
-    fn paused(&self, partition: u32, _failure: &Failure) {
-        self.health.paused(partition);
-    }
-
-    fn resumed(&self, partition: u32) {
-        self.health.resumed(partition);
+    fn watch(&self) -> &dyn Watch {
+        &self.health
     }
 }
 

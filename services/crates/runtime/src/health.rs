@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use wardline_domain::Failure;
+use wardline_log::fold::Watch;
 
 /// What a condition is about. The set is fixed: names go to diagnostics and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -229,26 +231,25 @@ impl FoldHealth {
         Self(Arc::new(Folding { following, going, waiting: Mutex::default() }))
     }
 
-    /// Whether the topic can be followed.
-    pub fn following(&self, following: bool) {
-        self.0.following.set(following);
-    }
-
-    /// A partition waits for an engine.
-    pub fn paused(&self, partition: u32) {
-        self.change(|waiting| waiting.insert(partition));
-    }
-
-    /// A partition goes on, or was taken away.
-    pub fn resumed(&self, partition: u32) {
-        self.change(|waiting| waiting.remove(&partition));
-    }
-
     fn change(&self, change: impl FnOnce(&mut BTreeSet<u32>) -> bool) {
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if change(&mut waiting) {
             self.0.going.set(waiting.is_empty());
         }
+    }
+}
+
+impl Watch for FoldHealth {
+    fn following(&self, following: bool) {
+        self.0.following.set(following);
+    }
+
+    fn paused(&self, partition: u32, _failure: &Failure) {
+        self.change(|waiting| waiting.insert(partition));
+    }
+
+    fn resumed(&self, partition: u32) {
+        self.change(|waiting| waiting.remove(&partition));
     }
 }
 
@@ -301,9 +302,10 @@ mod tests {
         assert_eq!(health.causes("one"), BTreeSet::from([Cause::Log]));
         fold.following(true);
         assert!(serving(&health, "one"));
-        fold.paused(3);
-        fold.paused(5);
-        fold.paused(3);
+        let failure = Failure::NotApplied(wardline_domain::Cause::unavailable("away"));
+        for partition in [3, 5, 3] {
+            fold.paused(partition, &failure);
+        }
         fold.resumed(3);
         assert_eq!(health.causes("one"), BTreeSet::from([Cause::Fold]));
         fold.resumed(5);

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message as _;
 use wardline_domain::{DeviceId, Failure, Position, UserId};
-use wardline_log::fold::{Fold, Folds};
+use wardline_log::fold::{Fold, Folds, Watch};
 use wardline_log::trace::TraceParent;
 use wardline_log::{LogRecord, NewRecord, Partition as LogPartition, Started, Topic};
 use wardline_proto::convert::{Violation, ids};
@@ -84,6 +84,15 @@ impl Folds for FeedFolds {
     async fn revoked(&self, partition: u32, _fold: FeedFold) {
         self.shared.revoked(partition);
     }
+
+    fn watch(&self) -> &dyn Watch {
+        self
+    }
+}
+
+impl Watch for FeedFolds {
+    /// Of the log, what every instance follows tells.
+    fn following(&self, _following: bool) {}
 
     fn paused(&self, partition: u32, failure: &Failure) {
         tracing::warn!(partition, %failure, "a feeds partition waits");

@@ -130,7 +130,7 @@ impl<F: Folds> Driver<F> {
     fn following(&mut self, following: bool) {
         if self.following != following {
             self.following = following;
-            self.folds.following(following);
+            self.folds.watch().following(following);
         }
     }
 
@@ -228,7 +228,7 @@ impl<F: Folds> Driver<F> {
         if let Some(slot) = self.slots.remove(&index) {
             slot.end.cancel();
             if slot.batches.is_none() && slot.backoff.failed() {
-                self.folds.resumed(index);
+                self.folds.watch().resumed(index);
             }
         }
     }
@@ -303,7 +303,7 @@ impl<F: Folds> Driver<F> {
             Ok(()) => Ok(()),
             Err(failure) if passes(&failure) => {
                 tracing::warn!(topic = self.options.topic.name(), partition = index, %failure, "cannot start");
-                self.folds.paused(index, &failure);
+                self.folds.watch().paused(index, &failure);
                 self.measures.paused(&failure);
                 let pause = self.slots.get_mut(&index).map(|slot| {
                     slot.measures.waits().set(true);
@@ -345,7 +345,7 @@ impl<F: Folds> Driver<F> {
         }
         if slot.backoff.failed() {
             slot.measures.waits().set(false);
-            self.folds.resumed(index);
+            self.folds.watch().resumed(index);
         }
         let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
         slot.batches = Some(sender);

@@ -61,18 +61,37 @@ pub trait Folds: Send + Sync + 'static {
         started: Started,
     ) -> Result<Self::Fold, Failure>;
 
-    /// A partition was taken away, or the driver ends. The fold is given back. If it was paused, this ends the pause too.
-    async fn revoked(&self, partition: u32, fold: Self::Fold);
+    /// A partition was taken away, or the driver ends. The fold is given back.
+    async fn revoked(&self, _partition: u32, fold: Self::Fold) {
+        drop(fold);
+    }
 
+    /// Who is told how the driver fares; nobody, unless the role says otherwise.
+    fn watch(&self) -> &dyn Watch {
+        &()
+    }
+}
+
+/// Is told how the driver fares. For health.
+pub trait Watch: Send + Sync {
     /// The topic can be followed, or cannot: the log is away, and is asked again. Told at every change, the first when the
-    /// subscription stands. For health.
-    fn following(&self, _following: bool) {}
+    /// subscription stands.
+    fn following(&self, following: bool);
 
-    /// A batch could not be folded or done: it is tried again after a pause. For health.
-    fn paused(&self, _partition: u32, _failure: &Failure) {}
+    /// A partition cannot be started, or a batch of it not be folded or done: it is tried again after a pause.
+    fn paused(&self, partition: u32, failure: &Failure);
 
-    /// Folding goes on after [`Folds::paused`], or the partition was taken away before it had a fold.
-    fn resumed(&self, _partition: u32) {}
+    /// A partition that was paused goes on, or was taken away, or the driver ends.
+    fn resumed(&self, partition: u32);
+}
+
+/// Nobody.
+impl Watch for () {
+    fn following(&self, _: bool) {}
+
+    fn paused(&self, _: u32, _: &Failure) {}
+
+    fn resumed(&self, _: u32) {}
 }
 
 /// How to drive.

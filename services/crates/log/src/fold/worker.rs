@@ -59,16 +59,14 @@ impl<F: Folds> Worker<F> {
         let mut fold = match made {
             Ok(fold) => fold,
             Err(Interrupted::Ended) => {
-                // Nobody else tells: there is no fold to give back.
-                if attempts.backoff.failed() {
-                    folds.resumed(partition);
-                }
+                attempts.give_up();
                 return Ok(());
             }
             Err(Interrupted::Halted(failure)) => return Err(failure),
         };
         let interrupted = self.follow(&mut fold, &mut attempts).await;
         folds.revoked(partition, fold).await;
+        attempts.give_up();
         match interrupted {
             Interrupted::Ended => Ok(()),
             Interrupted::Halted(failure) => Err(failure),
@@ -204,6 +202,13 @@ impl<F: Folds> Attempts<F> {
         }
     }
 
+    /// There is nothing to wait for any more.
+    fn give_up(&self) {
+        if self.backoff.failed() {
+            self.folds.watch().resumed(self.partition);
+        }
+    }
+
     /// `None`, after a pause, when it must be tried again.
     async fn take<T>(&mut self, attempt: Result<T, Failure>) -> Result<Option<T>, Interrupted> {
         match attempt {
@@ -211,13 +216,13 @@ impl<F: Folds> Attempts<F> {
                 if self.backoff.failed() {
                     self.backoff.reset();
                     self.waits.set(false);
-                    self.folds.resumed(self.partition);
+                    self.folds.watch().resumed(self.partition);
                 }
                 Ok(Some(done))
             }
             Err(failure) if passes(&failure) => {
                 tracing::warn!(topic = self.topic, partition = self.partition, %failure, "paused");
-                self.folds.paused(self.partition, &failure);
+                self.folds.watch().paused(self.partition, &failure);
                 self.measures.paused(&failure);
                 self.waits.set(true);
                 pause(self.backoff.pause(), &self.end).await?;

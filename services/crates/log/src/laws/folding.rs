@@ -15,7 +15,7 @@ use wardline_store::checkpoints::{Checkpoint, PartitionName};
 use super::faulty::Dice;
 use super::toy::{Toy, ToyFolds, lock};
 use super::{Faults, Faulty, Follower, Harness, TOPIC, append, append_batch, at, record, within};
-use crate::fold::{Ended, Options, run};
+use crate::fold::{Ended, Options, Watch, run};
 use crate::seam::{EventLog, FetchLimits, Group, Start};
 
 const NAMES: usize = 40;
@@ -223,7 +223,13 @@ impl crate::fold::Folds for Stuck {
         Err(stuck())
     }
 
-    async fn revoked(&self, _: u32, _: Indifferent) {}
+    fn watch(&self) -> &dyn Watch {
+        self
+    }
+}
+
+impl Watch for Stuck {
+    fn following(&self, _: bool) {}
 
     fn paused(&self, partition: u32, _: &Failure) {
         self.waiting.send_if_modified(|waiting| waiting.insert(partition));
@@ -317,8 +323,6 @@ impl crate::fold::Folds for Overtaken {
         }
         Ok(Indifferent)
     }
-
-    async fn revoked(&self, _: u32, _: Indifferent) {}
 }
 
 /// A fold that does nothing, for laws in which none is asked to.
@@ -331,8 +335,6 @@ impl crate::fold::Folds for Indifferent {
     async fn assigned(&self, _: u32, _: Option<&Checkpoint>, _: crate::seam::Started) -> Result<Self, Failure> {
         Ok(Self)
     }
-
-    async fn revoked(&self, _: u32, _: Self) {}
 }
 
 #[async_trait::async_trait]

@@ -12,7 +12,7 @@ use wardline_store::Checkpoints;
 use wardline_store::checkpoints::{Checkpoint, PartitionName};
 
 use super::faulty::Dice;
-use crate::fold::{Fold, Folds};
+use crate::fold::{Fold, Folds, Watch};
 use crate::seam::{LogRecord, Started};
 
 /// Checkpoints in memory: a lower position changes nothing.
@@ -205,18 +205,22 @@ impl Folds for ToyFolds {
         Ok(ToyFold { toy: Arc::clone(toy), partition, head })
     }
 
-    async fn revoked(&self, _: u32, _: ToyFold) {}
+    fn watch(&self) -> &dyn Watch {
+        &*self.0
+    }
+}
 
+impl Watch for Toy {
     fn following(&self, following: bool) {
-        self.0.following.send_replace(following);
+        self.following.send_replace(following);
     }
 
     fn paused(&self, partition: u32, _: &Failure) {
-        lock(&self.0.paused).insert(partition);
+        lock(&self.paused).insert(partition);
     }
 
     fn resumed(&self, partition: u32) {
-        lock(&self.0.paused).remove(&partition);
+        lock(&self.paused).remove(&partition);
     }
 }
 
