@@ -10,8 +10,10 @@ use crate::error::Error;
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often an idle connection is probed.
-const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How often a connection is probed.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long the answer may take. A server that is frozen takes connections and says nothing: only this finds it.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The addresses of the four services that devices speak to, as `http://host:port` or `https://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +69,7 @@ fn endpoint(address: &str, tls: Option<&Tls>) -> Result<Endpoint, Error> {
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
     if !address.starts_with("https://") {
         return Ok(endpoint);
