@@ -289,6 +289,8 @@ fn values_that_cannot_be_are_refused() {
         ("[cql]\ntls = true", "cql.ca_file"),
         ("[redis]\nusername = \"wardline\"", "redis.password_file"),
         ("[link]\npeers = [\"presence\"]", "link.peers"),
+        ("engines = \"cluster\"\n[listen]\npresence_link = \"0.0.0.0:7405\"", "link.advertise"),
+        ("engines = \"cluster\"\n[feeds]\nretention_days = 7", "feeds.retention_days"),
         ("[admin]\nlisten = \"127.0.0.1:7404\"", "admin.listen"),
         ("[telemetry]\nsample_ratio = 1.5", "telemetry.sample_ratio"),
         ("[telemetry]\notlp_endpoint = \"https://otlp:4317\"", "telemetry.ca_file"),

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use wardline_domain::Failure;
 use wardline_registry::Rate;
 use wardline_runtime::caller::Scopes;
+use wardline_runtime::exposition::Exposition;
 use wardline_runtime::health::Health;
 use wardline_runtime::{Clock, admin, exposition, serve, telemetry};
 
@@ -81,10 +82,12 @@ pub(super) fn configure(
 /// an engine is waited for.
 pub(super) async fn run(config: Config, roles: &Roles) -> Result<(), ServeError> {
     let signalled = signals::drain();
+    // First: who takes a handle of a metric before goes on counting nothing.
+    let exposition = exposition::install(measured::TABLES)?;
     let told = telemetry::start(telemetry(&config, roles)?)?;
     let options = options(&config, roles)?;
     options.health.starting(roles.each().into_iter().map(Role::name));
-    let admin = Admin::start(&config, &options.health).await?;
+    let admin = Admin::start(&config, exposition, &options.health).await?;
     let served = serve_over_engines(&config, options, signalled, admin.address).await;
     admin.stop().await;
     told.finish(TRACES_PATIENCE).await;
@@ -109,8 +112,9 @@ async fn serve_over_engines(
         Some(node) => attend(config, node, signalled, admin).await,
         None => Ok(()),
     };
-    engines.close(Instant::now() + CLOSE_PATIENCE).await.map_err(ServeError::Close)?;
-    ended
+    let closed = engines.close(Instant::now() + CLOSE_PATIENCE).await.map_err(ServeError::Close);
+    // What ended it says more than what came of it.
+    ended.and(closed)
 }
 
 /// Waits for a reason to end, and drains.
@@ -144,8 +148,7 @@ struct Admin {
 }
 
 impl Admin {
-    async fn start(config: &Config, health: &Health) -> Result<Self, ServeError> {
-        let exposition = exposition::install(measured::TABLES)?;
+    async fn start(config: &Config, exposition: Exposition, health: &Health) -> Result<Self, ServeError> {
         let address = config.admin.listen;
         let bound = serve::bind(address).await.map_err(|source| ServeError::Admin { address, source })?;
         let (address, stop, health) = (bound.address, CancellationToken::new(), health.clone());

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use super::{Config, Engines, Issuer, Mechanism, Roles, Scope};
+use super::{Config, Engines, Feeds, Issuer, Mechanism, Roles, Scope};
 use crate::cli::Overrides;
 use crate::keys;
 use crate::node::Role;
@@ -43,6 +43,20 @@ pub(super) fn possible(config: &Config) -> Vec<(String, String)> {
     }
     if config.link.ca_file.is_some() && config.tls.cert_file.is_none() {
         refuse("link.ca_file", "needs tls.cert_file and tls.key_file");
+    }
+    if config.engines == Engines::Cluster {
+        if config.listen.presence_link.ip().is_unspecified() && config.link.advertise.is_none() {
+            refuse(
+                "link.advertise",
+                "must be given: nobody reaches an instance at the address that stands for all of its own",
+            );
+        }
+        if config.feeds != Feeds::default() {
+            refuse(
+                "feeds.retention_days",
+                "is 30 on a cluster: rows of feeds expire by themselves, as the tables are made",
+            );
+        }
     }
     if config.link.server_name.is_some() && config.link.ca_file.is_none() {
         refuse("link.server_name", "needs link.ca_file");

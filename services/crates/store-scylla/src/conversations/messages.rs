@@ -21,8 +21,8 @@ use crate::statements::Preparer;
 
 const TABLE: &str = "messages";
 
-/// How many messages come in a page. Cassandra bounds a page by rows alone, and a message may have hundreds of KiB.
-const PAGE: i32 = 64;
+/// How many messages come in a page. Cassandra bounds a page by rows alone, and a message may have 1 MiB.
+const PAGE: i32 = 4;
 
 /// How many partitions one call drops at most; the next call goes on.
 const SWEEP_PARTITIONS: i64 = 1 << 12;
