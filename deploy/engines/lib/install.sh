@@ -79,12 +79,20 @@ install_redis() {
     (
         cd "$redis_home.part/packages" || exit
         # Without the option, apt as root warns that its own user may not write here.
-        apt-get -qq -o APT::Sandbox::User="$(id -un)" download "${packages[@]}"
+        download() { apt-get -qq -o APT::Sandbox::User="$(id -un)" download "${packages[@]}"; }
+        # Lists that are too old name packages that are not there any more.
+        download || { [ "$(id -u)" -eq 0 ] && apt-get update -qq && download; }
     )
     for package in "$redis_home.part/packages"/*.deb; do
         dpkg -x "$package" "$redis_home.part"
     done
     rm -r "$redis_home.part/packages"
+    # Its libraries lie beside it.
+    cat >"$redis_home.part/redis-server" <<'W'
+#!/bin/sh
+LD_LIBRARY_PATH=$(echo "${0%/*}"/usr/lib/*-linux-gnu) exec "${0%/*}/usr/bin/redis-server" "$@"
+W
+    chmod +x "$redis_home.part/redis-server"
     mv "$redis_home.part" "$redis_home"
     say "Redis unpacked in $(seconds_since "$from") s"
 }

@@ -1,6 +1,6 @@
 //! Redis away, back, emptied, hung, or strange: calls fail soon, and succeed again by themselves.
 //!
-//! Needs `redis-server` on PATH; each test runs servers of its own.
+//! Needs a `redis-server`, named by `WARDLINE_TEST_REDIS_SERVER` or on PATH; each test runs servers of its own.
 
 #![allow(clippy::unwrap_used)]
 

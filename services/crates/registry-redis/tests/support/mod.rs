@@ -60,9 +60,12 @@ pub(crate) struct Redis {
 impl Redis {
     /// One that is not running yet. `None` when there is no `redis-server` on this machine.
     pub(crate) fn new(arguments: &[&str]) -> Option<Self> {
+        let named = std::env::var_os("WARDLINE_TEST_REDIS_SERVER").map(PathBuf::from);
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let found = std::env::split_paths(&path).map(|dir| dir.join("redis-server")).find(|file| file.is_file());
-        let binary = found.or_else(|| skip("there is no redis-server on PATH"))?;
+        let on_path = || std::env::split_paths(&path).map(|dir| dir.join("redis-server")).find(|file| file.is_file());
+        let found = named.or_else(on_path);
+        let binary =
+            found.or_else(|| skip("WARDLINE_TEST_REDIS_SERVER names none, and there is no redis-server on PATH"))?;
         let arguments = arguments.iter().map(ToString::to_string).collect();
         Some(Self { binary, port: free_port(), arguments, process: None })
     }
